@@ -1,0 +1,98 @@
+// The table of kernels, one per instruction set, and the data they read.
+//
+// Bodies are written once over Vec<Isa> (vec.h) and compiled once per instruction set; dispatch.cpp chooses.
+// Determinism: every output element is computed by one fixed sequence of operations, whatever the number of
+// tokens, blocks or threads in the call. K is never split across threads. No fast-math; contraction is off,
+// so a fused multiply-add happens where Isa::fma is written and nowhere else.
+#pragma once
+#include <cstdint>
+
+namespace penjing {
+
+constexpr int64_t kRowsPerTile = 16;    // output rows whose weights share a 64-byte line
+constexpr int64_t kPageTokens = 32;     // tokens a KV page
+constexpr int64_t kSpanTokens = 256;    // attention is computed in spans of this many absolute positions
+
+enum class Format : int32_t { fp32 = 0, fp16 = 1, bf16 = 2, int8 = 3, int4 = 4, layered = 5 };
+enum class Tier : int32_t { fast = 0, best = 1 };
+
+// A weight matrix [rows, columns] in tile order (docs/artifact.md); pointers into a mapped file.
+struct Matrix {
+  Format format;
+  int64_t rows, columns;         // as the model has them
+  int64_t group_size;            // 32, 64 or 128; 0 for fp32, fp16, bf16
+  const uint8_t* codes;          // int8, int4, layered: base codes; fp32, fp16, bf16: the elements
+  const uint16_t* scales;        // fp16 bits [row tiles][groups][16]; null for fp32, fp16, bf16
+  const uint8_t* residual;       // layered: the residual plane; else null
+  int64_t row_tiles() const { return (rows + kRowsPerTile - 1) / kRowsPerTile; }
+  int64_t groups() const { return group_size ? (columns + group_size - 1) / group_size : 0; }
+  int64_t padded_columns() const { return group_size ? groups() * group_size : columns; }
+};
+
+// Rows of activations as the integer kernels read them, row-major over tokens.
+struct QuantizedRows {
+  const int8_t* codes;    // [tokens][padded columns], zero in the padding
+  const float* scales;    // [tokens][groups]
+  const int32_t* sums;    // [tokens][groups], the sum of the group's codes
+};
+
+// Where one block keeps keys and values. A page holds, for one block: kv_heads x kPageTokens x head_dim
+// elements, then for int8 kv_heads x kPageTokens float scales. Page p starts at base + p * page_stride.
+struct KvPlane {
+  Format format;          // fp32, bf16 or int8
+  uint8_t* base;
+  int64_t page_stride;    // bytes
+  int64_t kv_heads, head_dim;
+};
+
+struct Kernels {
+  const char* name;
+
+  // x[tokens][columns] (row stride = columns) -> int8 per token and group:
+  //   scale = max|x| / 127; code = clamp(round_half_even(x * (127 / max|x|)), -127, 127);
+  //   a group whose max|x| is below 1e-30 has scale 0 and codes 0.
+  void (*quantize_rows)(const float* x, int64_t tokens, int64_t columns, int64_t group_size,
+                        int8_t* codes, float* scales, int32_t* sums);
+
+  // out[t][row] for rows of tiles [first_tile, last_tile), integer formats. Per element, groups ascending:
+  //   acc = sum over the group of (unsigned code - offset) * activation code      (int32, exact)
+  //   sum = fma(float(acc), weight_scale * activation_scale, sum)                 (float32, starting at 0)
+  // `best` on a layered matrix uses codes 8q + r and weight_scale = s * 0.125f.
+  void (*linear_int)(const Matrix& w, Tier tier, const QuantizedRows& a, int64_t tokens,
+                     int64_t first_tile, int64_t last_tile, float* out, int64_t out_stride);
+
+  // The same for fp32, fp16 and bf16 weights with float32 activations: sum = fma(w[k], x[k], sum), k ascending.
+  void (*linear_float)(const Matrix& w, const float* x, int64_t tokens, int64_t x_stride,
+                       int64_t first_tile, int64_t last_tile, float* out, int64_t out_stride);
+
+  // One row of a matrix of any format, dequantized: float32 [columns].
+  void (*dequantize_row)(const Matrix& w, Tier tier, int64_t row, float* out);
+
+  // out = x * rsqrt(mean(x^2) + eps) * weight, over n elements. In place is allowed.
+  void (*rms_norm)(const float* x, const float* weight, float eps, int64_t n, float* out);
+
+  // Rotate one head vector in place: pairs (i, i + head_dim / 2); cosine and sine hold head_dim / 2 floats.
+  void (*rotate)(float* head, const float* cosine, const float* sine, int64_t head_dim);
+
+  // out = silu(gate) * up, n elements. In place over gate is allowed.
+  void (*silu_multiply)(const float* gate, const float* up, int64_t n, float* out);
+
+  // Write one token's vectors [kv_heads][head_dim] into its slot, in the plane's format
+  // (int8: scale = max|x| / 127 per head, rounded half to even; bf16: round to nearest even).
+  void (*write_kv)(const KvPlane& plane, int64_t page, int64_t slot, const float* vectors);
+
+  // Attention of one query token over positions [first, last] of one KV head, for the `queries` query heads
+  // that share it. query, out: [queries][head_dim]. scratch: float32 [queries * (kSpanTokens + 2 * head_dim)].
+  // Spans of kSpanTokens absolute positions are computed separately (online softmax inside is not used: max,
+  // exp, sum, weighted sum of values in position order) and merged in ascending order.
+  void (*attend)(const KvPlane& keys, const KvPlane& values, const int32_t* pages, int64_t kv_head,
+                 int64_t first, int64_t last, const float* query, int64_t queries, float scale,
+                 float* scratch, float* out);
+};
+
+// The table for a name ("avx512", "avx2vnni", "avx2", "scalar"), or null if this CPU cannot run it.
+const Kernels* find_kernels(const char* name);
+// Every name that this CPU can run, best first, null-terminated; "scalar" is always there.
+const char* const* available_kernels();
+
+}  // namespace penjing

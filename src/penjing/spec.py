@@ -1,0 +1,136 @@
+"""What is asked for: recipes (how to compress) and budgets (what must hold), as small frozen values.
+
+Both read YAML and JSON alike and refuse unknown keys, so that a misspelt option is an error and not a default.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from penjing.errors import SpecError
+
+WeightFormatName = Literal["keep", "int8", "int4", "layered"]
+KvFormat = Literal["int8", "bf16", "fp32"]
+Tier = Literal["fast", "best"]
+
+
+class Spec(BaseModel):
+    """Frozen, and strict about names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class WeightFormat(Spec):
+    """How one kind of matrix is stored. `keep` is the checkpoint's own dtype, and has no groups."""
+
+    name: WeightFormatName = "int4"
+    group_size: Literal[32, 64, 128] = 64
+
+
+class QuantizeStep(Spec):
+    """Round every matrix to a grid, without calibration data.
+
+    `embedding` also covers the output head. `scales` is `search` (least squared error over a grid of
+    scales, each rounded to fp16 first) or `range` (the largest magnitude sets the scale).
+    """
+
+    step: Literal["quantize"] = "quantize"
+    weights: WeightFormat = WeightFormat()
+    embedding: WeightFormat = WeightFormat(name="int8")
+    scales: Literal["search", "range"] = "search"
+    kv: KvFormat = "int8"
+
+
+class Recipe(Spec):
+    """An ordered list of steps, and the seed from which every random choice is drawn."""
+
+    steps: tuple[QuantizeStep, ...] = Field(min_length=1)
+    seed: int = Field(default=0, ge=0, lt=2**63)
+
+
+def preset(name: WeightFormatName, group_size: Literal[32, 64, 128] = 64) -> Recipe:
+    """The recipe behind `penjing quantize --format NAME`.
+
+    `keep` changes nothing: weights in their own dtype and an fp32 KV cache, the reference everything is
+    measured against. Otherwise the embedding and head, which carry most of the damage at 4 bits and little
+    of the size in large models, stay at 8 bits.
+    """
+    if name == "keep":
+        keep = WeightFormat(name="keep", group_size=group_size)
+        return Recipe(steps=(QuantizeStep(weights=keep, embedding=keep, kv="fp32"),))
+    weights = WeightFormat(name=name, group_size=group_size)
+    embedding = WeightFormat(name="int8", group_size=group_size)
+    return Recipe(steps=(QuantizeStep(weights=weights, embedding=embedding),))
+
+
+def parse_fraction(value: object) -> object:
+    """Accept `30%` and `0.3` alike."""
+    if isinstance(value, str):
+        text = value.strip()
+        scale = 0.01 if text.endswith("%") else 1.0
+        try:
+            number = float(text.rstrip("%")) * scale
+        except ValueError:
+            raise ValueError(f"{value!r} is neither a percentage (30%) nor a fraction (0.3)") from None
+        return number
+    return value
+
+
+S = TypeVar("S", bound=Spec)
+Fraction = Annotated[float, BeforeValidator(parse_fraction), Field(gt=0)]
+
+
+class Budget(Spec):
+    """What an artifact must satisfy to be published.
+
+    max_size: all tensor bytes of the artifact over the checkpoint's tensor bytes.
+    max_loss: the upper confidence bound of the mean paired NLL difference per token is at most
+    ln(1 + max_loss), that is, perplexity rises by at most this fraction.
+    confidence: of that one-sided bound.
+    """
+
+    max_size: Fraction | None = None
+    max_loss: Fraction | None = None
+    confidence: float = Field(default=0.95, gt=0.5, lt=1.0)
+
+    @property
+    def max_nll_increase(self) -> float | None:
+        """The loss budget in nats per token."""
+        return None if self.max_loss is None else math.log1p(self.max_loss)
+
+
+def validate(kind: type[S], data: object, source: str) -> S:
+    """Build a spec from plain data; every complaint on one line, naming its place."""
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        raise SpecError(f"{source}: {describe(error)}") from None
+
+
+def describe(error: ValidationError) -> str:
+    """A pydantic error on one line: `place: what is wrong; place: what is wrong`."""
+    parts = [f"{'.'.join(map(str, item['loc'])) or 'value'}: {item['msg']}" for item in error.errors()]
+    return "; ".join(parts)
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read a recipe from a YAML or JSON file. Raises SpecError for anything but a valid recipe."""
+    try:
+        data: Any = yaml.safe_load(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"recipe {path}: cannot be read ({error})") from None
+    except yaml.YAMLError as error:
+        raise SpecError(f"recipe {path}: not YAML or JSON ({' '.join(str(error).split())})") from None
+    return validate(Recipe, data, f"recipe {path}")
+
+
+def canonical_json(value: BaseModel | dict[str, Any]) -> str:
+    """The one spelling of a value: sorted keys, no spaces. Hashes are taken over this."""
+    data = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+    return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
