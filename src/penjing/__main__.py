@@ -1,0 +1,5 @@
+"""`python -m penjing`."""
+
+from penjing.cli import main
+
+main()

@@ -1,0 +1,53 @@
+"""The command line: wiring only. Each command reads its options, calls one function below, and prints."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+import typer
+
+from penjing.cli import inspect, make, run
+from penjing.cli.show import fail
+from penjing.errors import PenjingError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="penjing",
+    help="Make a language model small enough for this machine, prove what was lost, and serve it.\n\n"
+    "MODEL is a checkpoint directory (Hugging Face layout), an artifact that Penjing wrote, a model name to "
+    "fetch (with the extra 'hub'), or 'seedling', the small model that ships with Penjing.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+INSPECT, MAKE, RUN = "Look", "Make smaller", "Run"
+app.command("profile", rich_help_panel=INSPECT)(inspect.profile)
+app.command("evaluate", rich_help_panel=INSPECT)(inspect.evaluate)
+app.command("verify", rich_help_panel=INSPECT)(inspect.verify)
+app.command("bench", rich_help_panel=INSPECT)(inspect.bench)
+app.command("optimize", rich_help_panel=MAKE)(make.optimize)
+app.command("quantize", rich_help_panel=MAKE)(make.quantize)
+app.command("export", rich_help_panel=MAKE)(make.export)
+app.command("generate", rich_help_panel=RUN)(run.generate)
+app.command("chat", rich_help_panel=RUN)(run.chat)
+app.command("serve", rich_help_panel=RUN)(run.serve)
+app.command("demo", rich_help_panel=RUN)(run.demo)
+
+
+def main() -> None:
+    """Run the command line. Errors that a user can cause are one line and exit code 2 (3: infeasible budget)."""
+    try:
+        app()
+    except PenjingError as error:
+        fail(error)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
+    except BrokenPipeError:  # the reader of our output left: nothing to say, and nobody to say it to
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
