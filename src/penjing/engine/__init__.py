@@ -1,1 +1,7 @@
+"""The inference engine: paged KV cache, continuous batching, sampling, generate and score."""
 
+from penjing.engine.engine import Engine
+from penjing.engine.outputs import Completion, EngineStats, Event, FinishReason
+from penjing.engine.sampling import Sampling
+
+__all__ = ["Completion", "Engine", "EngineStats", "Event", "FinishReason", "Sampling"]
