@@ -1,0 +1,38 @@
+"""One body for two libraries: grid functions call only what numpy and torch spell and round alike."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, TypeAlias
+
+import numpy as np
+
+Array: TypeAlias = Any  # a numpy array or a torch tensor; a function returns the kind that it was given
+
+
+def namespace(array: Array) -> Any:
+    """The module, numpy or torch, whose functions apply to `array`. Never imports torch itself."""
+    torch = sys.modules.get("torch")
+    return torch if torch is not None and isinstance(array, torch.Tensor) else np
+
+
+def round_to_half(array: Array) -> Array:
+    """Float32 values rounded to the nearest float16 (ties to even), still held as float32."""
+    xp = namespace(array)
+    return xp.asarray(xp.asarray(array, dtype=xp.float16), dtype=xp.float32)
+
+
+def sum_rows(array: Array) -> Array:
+    """Sum a float [2^m, n] array over its first axis, overwriting it; returns [n].
+
+    Halves are folded onto each other, so the order of additions is the same in both libraries and for any n:
+    library reductions choose theirs by shape and processor, which would let a tie between two scales fall
+    differently in another chunk. Folding is also more accurate than adding one row after another.
+    """
+    xp = namespace(array)
+    rows = array.shape[0]
+    assert rows & (rows - 1) == 0, "a group size is a power of two"
+    while rows > 1:
+        rows //= 2
+        xp.add(array[:rows], array[rows : 2 * rows], out=array[:rows])
+    return array[0]
