@@ -1,0 +1,99 @@
+// Sixteen lanes of float or int32, for each instruction set: what the kernel bodies are written over.
+//
+// Every operation is one IEEE operation a lane (or a fixed sequence of them), so a body computes the same
+// bits on every instruction set. Everything here is always inlined and every body is a template over the
+// Isa tag: no function is shared between translation units compiled with different flags, where the linker
+// could merge an AVX-512 copy into the scalar path. For the same reason bodies call nothing inline from
+// the standard library (std::min, std::vector ...).
+//
+// Vec<Isa> has, all static:
+//   Floats, Ints                       the two vector types
+//   set1(float|int32), load(const T*), load_partial(const T*, n)   T: float, Fp16, Bf16, int8_t -> Floats
+//   load_ints(const int32_t*)          -> Ints
+//   store(float*|Bf16*, Floats), store(int8_t*|int32_t*, Ints), store_partial(T*, v, n)
+//   add, sub, mul (Floats or Ints), div, fma(a, b, c) = a * b + c, min, max (a < b ? a : b, a > b ? a : b)
+//   abs, select_less(a, b, x, y) = a < b ? x : y
+//   to_float(Ints), to_ints(Floats)    nearest, ties to even; |x| < 2^22, anything else gives any integer
+//   bits(Floats) -> Ints, from_bits(Ints) -> Floats
+//   shift_left<n>, shift_right<n>      of Ints, arithmetic
+//   sum, max_lane (Floats or Ints)     lanes i and i + 8, then i + 4, i + 2, i + 1
+#pragma once
+#include <cstdint>
+
+#define PENJING_INLINE [[gnu::always_inline]] static inline
+
+namespace penjing {
+
+struct Scalar;
+struct Avx2;
+struct Avx2Vnni;
+struct Avx512;
+
+struct Fp16 {
+  uint16_t bits;
+};
+struct Bf16 {
+  uint16_t bits;
+};
+
+constexpr int64_t kLanes = 16;
+
+template <class Isa>
+struct Vec;
+
+// The first n lanes in memory (0 <= n <= 16); the others are loaded as zero and not stored.
+template <class Isa>
+struct PartialAccess {
+  template <class T>
+  PENJING_INLINE auto load_partial(const T* source, int64_t n) {
+    T lanes[kLanes] = {};
+    for (int64_t i = 0; i < n; ++i) lanes[i] = source[i];
+    return Vec<Isa>::load(lanes);
+  }
+  template <class T, class V>
+  PENJING_INLINE void store_partial(T* target, V v, int64_t n) {
+    T lanes[kLanes];
+    Vec<Isa>::store(lanes, v);
+    for (int64_t i = 0; i < n; ++i) target[i] = lanes[i];
+  }
+};
+
+}  // namespace penjing
+
+#include "vec_scalar.h"
+#if defined(__AVX2__)
+#include "vec_avx2.h"
+#endif
+#if defined(__AVX512F__)
+#include "vec_avx512.h"
+#endif
+
+namespace penjing {
+
+// e^x within 2 units in the last place; 0 below -104, infinity above 89, NaN for NaN.
+// x = n ln 2 + r with |r| <= ln 2 / 2, a polynomial in r (Cephes expf), and 2^n in two factors so that
+// the smallest and largest results stay in range.
+template <class Isa>
+PENJING_INLINE typename Vec<Isa>::Floats exp(typename Vec<Isa>::Floats x) {
+  using V = Vec<Isa>;
+  using Floats = typename V::Floats;
+  x = V::min(V::set1(89.0f), V::max(V::set1(-104.0f), x));
+  const auto n = V::to_ints(V::mul(x, V::set1(1.44269504f)));
+  const Floats whole = V::to_float(n);
+  Floats r = V::fma(whole, V::set1(-0.693359375f), x);
+  r = V::fma(whole, V::set1(2.12194440e-4f), r);
+  Floats p = V::set1(1.9875691500e-4f);
+  p = V::fma(p, r, V::set1(1.3981999507e-3f));
+  p = V::fma(p, r, V::set1(8.3334519073e-3f));
+  p = V::fma(p, r, V::set1(4.1665795894e-2f));
+  p = V::fma(p, r, V::set1(1.6666665459e-1f));
+  p = V::fma(p, r, V::set1(5.0000001201e-1f));
+  p = V::add(V::fma(p, V::mul(r, r), r), V::set1(1.0f));
+  const auto half = V::template shift_right<1>(n);
+  const auto bias = V::set1(int32_t{127});
+  const Floats first = V::from_bits(V::template shift_left<23>(V::add(half, bias)));
+  const Floats second = V::from_bits(V::template shift_left<23>(V::add(V::sub(n, half), bias)));
+  return V::mul(V::mul(p, first), second);
+}
+
+}  // namespace penjing
