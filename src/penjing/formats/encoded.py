@@ -42,7 +42,7 @@ class PartSizes:
 
 
 def part_sizes(format: str, rows: int, columns: int, group_size: int) -> PartSizes:
-    """Bytes of a [rows, columns] matrix in tile order, padding included. Raises FormatError if `format` is unknown."""
+    """Bytes of a [rows, columns] matrix, padding included. FormatError if the format is unknown."""
     if format in FLOAT_DTYPES:
         return PartSizes(padded_rows(rows) * columns * FLOAT_DTYPES[format].itemsize, 0, 0)
     if format not in CODE_BITS:
@@ -57,9 +57,9 @@ def part_sizes(format: str, rows: int, columns: int, group_size: int) -> PartSiz
 class Encoded:
     """A weight matrix [rows, columns] in tile order (docs/artifact.md).
 
-    format: fp32, fp16, bf16, int8, int4 or layered. group_size: columns a scale covers; 0 for float formats.
-    codes: uint8, the packed codes, or the bytes of the elements. scales: uint16 (float16 bits) [tiles, groups,
-    16] flattened, or None. residual: uint8, the second plane of a layered matrix, or None.
+    format: fp32, fp16, bf16, int8, int4 or layered. group_size: columns a scale covers, 0 for float formats.
+    codes: uint8, the packed codes, or the bytes of the elements. scales: uint16, float16 bits of [tiles,
+    groups, 16] flattened, or None. residual: uint8, the second plane of a layered matrix, or None.
     Raises FormatError if a part has another size than the format says.
     """
 
@@ -94,9 +94,9 @@ def encode(weight: NDArray[Any], format: WeightFormat, scales: ScaleChoice, name
     """Store a float32, float16 or bfloat16 matrix [N, K] in a format.
 
     scales: how integer formats choose theirs, `search` (least squared error) or `range` (largest magnitude).
-    name: the tensor, for error messages. The result does not depend on how the work is cut up, and takes about
-    30 MB beside input and output. Raises NonFiniteWeightError for NaN or Inf, and FormatError for another dtype
-    or shape, or where float16 cannot hold a scale.
+    name: the tensor, for error messages. The result does not depend on how the work is cut up, and takes
+    tens of MB beside input and output. Raises NonFiniteWeightError for NaN or Inf, and FormatError for
+    another dtype or shape, or where float16 cannot hold a scale.
     """
     if weight.ndim != 2 or weight.size == 0:
         raise FormatError(f"{name}: shape {list(weight.shape)} is not a matrix with rows and columns")
@@ -214,7 +214,7 @@ def chunk_rows(padded_columns: int) -> int:
 
 
 def row_chunks(weight: NDArray[Any], padded_columns: int) -> Iterator[tuple[int, NDArray[Any]]]:
-    """(first row, rows [whole tiles, padded_columns]) in order, padded with zeros at the right and the end."""
+    """(first row, rows [whole tiles, padded_columns]) in order, padded with zeros right and below."""
     rows, columns = weight.shape
     step = chunk_rows(padded_columns)
     for first in range(0, rows, step):
