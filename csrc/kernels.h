@@ -24,9 +24,14 @@ struct Matrix {
   const uint8_t* codes;          // int8, int4, layered: base codes; fp32, fp16, bf16: the elements
   const uint16_t* scales;        // fp16 bits [row tiles][groups][16]; null for fp32, fp16, bf16
   const uint8_t* residual;       // layered: the residual plane; else null
-  int64_t row_tiles() const { return (rows + kRowsPerTile - 1) / kRowsPerTile; }
-  int64_t groups() const { return group_size ? (columns + group_size - 1) / group_size : 0; }
-  int64_t padded_columns() const { return group_size ? groups() * group_size : columns; }
+  // Always inlined, because files compiled for different instruction sets include this.
+  [[gnu::always_inline]] int64_t row_tiles() const { return (rows + kRowsPerTile - 1) / kRowsPerTile; }
+  [[gnu::always_inline]] int64_t groups() const {
+    return group_size ? (columns + group_size - 1) / group_size : 0;
+  }
+  [[gnu::always_inline]] int64_t padded_columns() const {
+    return group_size ? groups() * group_size : columns;
+  }
 };
 
 // Rows of activations as the integer kernels read them, row-major over tokens.
@@ -36,10 +41,12 @@ struct QuantizedRows {
   const int32_t* sums;    // [tokens][groups], the sum of the group's codes
 };
 
-// Where one block keeps keys and values. A page holds, for one block: kv_heads x kPageTokens x head_dim
-// elements, then for int8 kv_heads x kPageTokens float scales. Page p starts at base + p * page_stride.
+// Where one block keeps keys or values. A page holds, for one block: kv_heads x kPageTokens x head_dim
+// elements (keys transposed: kv_heads x head_dim x kPageTokens, so that scores need no sum across lanes), then
+// for int8 kv_heads x kPageTokens float scales. Page p starts at base + p * page_stride.
 struct KvPlane {
   Format format;          // fp32, bf16 or int8
+  bool transposed;        // keys
   uint8_t* base;
   int64_t page_stride;    // bytes
   int64_t kv_heads, head_dim;
@@ -50,7 +57,8 @@ struct Kernels {
 
   // x[tokens][columns] (row stride = columns) -> int8 per token and group:
   //   scale = max|x| / 127; code = clamp(round_half_even(x * (127 / max|x|)), -127, 127);
-  //   a group whose max|x| is below 1e-30 has scale 0 and codes 0.
+  //   a group whose max|x| is below 1e-30 has scale 0 and codes 0;
+  //   a group with NaN or Inf in it has scale NaN and codes 0, so that what depends on it becomes NaN.
   void (*quantize_rows)(const float* x, int64_t tokens, int64_t columns, int64_t group_size,
                         int8_t* codes, float* scales, int32_t* sums);
 
@@ -82,7 +90,7 @@ struct Kernels {
   void (*write_kv)(const KvPlane& plane, int64_t page, int64_t slot, const float* vectors);
 
   // Attention of one query token over positions [first, last] of one KV head, for the `queries` query heads
-  // that share it. query, out: [queries][head_dim]. scratch: float32 [queries * (kSpanTokens + 2 * head_dim)].
+  // that share it. query, out: [queries][head_dim]. scratch: float32 [queries * (kSpanTokens + head_dim + 4)].
   // Spans of kSpanTokens absolute positions are computed separately (online softmax inside is not used: max,
   // exp, sum, weighted sum of values in position order) and merged in ascending order.
   void (*attend)(const KvPlane& keys, const KvPlane& values, const int32_t* pages, int64_t kv_head,
