@@ -1,0 +1,211 @@
+"""What a model costs before it runs: parameters, operations, bytes, and what a machine could make of them.
+
+Counting conventions: a multiply-add is two operations; norms, rotations and activations are not counted
+(under 1% of any model worth serving); an embedding lookup is free; logits are computed for the last token of
+a prefill only. All bytes are as stored: padding and scales included.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Literal
+
+from penjing.artifact import Artifact
+from penjing.artifact.config import (
+    BlockConfig,
+    ModelConfig,
+    block_tensors,
+    expected_tensors,
+)
+from penjing.artifact.layout import ALIGNMENT, StoredFormat, expected_parts, padding_after
+from penjing.measure.machine import Machine
+from penjing.spec import KvFormat, Spec, Tier, WeightFormat
+
+FloatFormat = Literal["fp32", "fp16", "bf16"]
+KV_ELEMENT_BYTES: dict[KvFormat, int] = {"int8": 1, "bf16": 2, "fp32": 4}
+
+
+class BlockCost(Spec):
+    """One decoder layer. `flops_per_token` is at the context length asked for."""
+
+    index: int
+    parameters: int
+    flops_per_token: int
+    weight_bytes: int
+    kv_bytes_per_token: int
+
+
+class ModelCost(Spec):
+    """A whole model at one context length (tokens already cached) and one prefill length (tokens).
+
+    weight_bytes: every tensor of the tier. decode_read_bytes: weights and cached keys and values that one
+    decoded token reads. activation_bytes_per_token: float32 working memory of a step.
+    """
+
+    context_tokens: int
+    prefill_tokens: int
+    parameters: int
+    decode_flops: int
+    prefill_flops: int
+    weight_bytes: int
+    decode_read_bytes: int
+    activation_bytes_per_token: int
+    kv_bytes_per_token: int
+    blocks: tuple[BlockCost, ...]
+
+    @property
+    def kv_bytes(self) -> int:
+        """Keys and values of one sequence at the context length."""
+        return self.kv_bytes_per_token * self.context_tokens
+
+
+class Roofline(Spec):
+    """The most a machine could give: the nearer of memory and arithmetic, and which one it is."""
+
+    decode_tokens_per_second: float
+    decode_bound: Literal["memory", "arithmetic"]
+    prefill_tokens_per_second: float
+    prefill_bound: Literal["memory", "arithmetic"]
+
+
+def model_cost(
+    config: ModelConfig,
+    tensor_bytes: Mapping[str, int],
+    *,
+    context_tokens: int = 512,
+    prefill_tokens: int = 512,
+) -> ModelCost:
+    """The cost table of a model whose tensors occupy `tensor_bytes` (canonical name -> bytes)."""
+    roles = expected_tensors(config)
+    blocks = tuple(
+        block_cost(config, index, tensor_bytes, context_tokens) for index in range(len(config.blocks))
+    )
+    head_flops = 2 * config.vocab_size * config.hidden_size
+    matrix_flops = sum(_matrix_flops(config, block) for block in config.blocks)
+    prefill_attention = sum(_prefill_attention_flops(config, b, prefill_tokens) for b in config.blocks)
+    kv_per_token = sum(block.kv_bytes_per_token for block in blocks)
+    weight_bytes = sum(tensor_bytes[name] for name in roles)
+    read = weight_bytes if config.tied_head else weight_bytes - tensor_bytes["embedding"]
+    return ModelCost(
+        context_tokens=context_tokens,
+        prefill_tokens=prefill_tokens,
+        parameters=sum(math.prod(role.shape) for role in roles.values()),
+        decode_flops=sum(block.flops_per_token for block in blocks) + head_flops,
+        prefill_flops=prefill_tokens * matrix_flops + prefill_attention + head_flops,
+        weight_bytes=weight_bytes,
+        decode_read_bytes=read + sum(_kv_read_bytes(config, b, context_tokens) for b in config.blocks),
+        activation_bytes_per_token=max(_activation_bytes(config, block) for block in config.blocks),
+        kv_bytes_per_token=kv_per_token,
+        blocks=blocks,
+    )
+
+
+def block_cost(
+    config: ModelConfig, index: int, tensor_bytes: Mapping[str, int], context_tokens: int
+) -> BlockCost:
+    """The cost of block `index` for a token that attends to `context_tokens` positions."""
+    block = config.blocks[index]
+    roles = block_tensors(config, block)
+    attended = _attended(block, context_tokens)
+    return BlockCost(
+        index=index,
+        parameters=sum(math.prod(role.shape) for role in roles.values()),
+        flops_per_token=_matrix_flops(config, block) + 4 * block.num_heads * config.head_dim * attended,
+        weight_bytes=sum(tensor_bytes[f"blocks.{index}.{name}"] for name in roles),
+        kv_bytes_per_token=kv_bytes_per_token(config, block),
+    )
+
+
+def kv_bytes_per_token(config: ModelConfig, block: BlockConfig) -> int:
+    """Bytes one token adds to a block's cache; int8 carries a float32 scale for each head."""
+    total = 0
+    for format_name in (block.key_format, block.value_format):
+        head = config.head_dim * KV_ELEMENT_BYTES[format_name] + (4 if format_name == "int8" else 0)
+        total += block.num_kv_heads * head
+    return total
+
+
+def roofline(cost: ModelCost, machine: Machine) -> Roofline:
+    """Bounds for an artifact of integer matrices (float matrices compute slower than the int8 rate)."""
+    rate, bandwidth = machine.int8_operations_per_second, machine.read_bytes_per_second
+    decode_memory, decode_compute = cost.decode_read_bytes / bandwidth, cost.decode_flops / rate
+    prefill_memory, prefill_compute = cost.weight_bytes / bandwidth, cost.prefill_flops / rate
+    return Roofline(
+        decode_tokens_per_second=1.0 / max(decode_memory, decode_compute),
+        decode_bound="memory" if decode_memory >= decode_compute else "arithmetic",
+        prefill_tokens_per_second=cost.prefill_tokens / max(prefill_memory, prefill_compute),
+        prefill_bound="memory" if prefill_memory >= prefill_compute else "arithmetic",
+    )
+
+
+def bytes_in_dtype(config: ModelConfig, element_bytes: int) -> dict[str, int]:
+    """Bytes of every tensor of a checkpoint whose elements take `element_bytes` each."""
+    return {name: math.prod(role.shape) * element_bytes for name, role in expected_tensors(config).items()}
+
+
+def bytes_in_formats(
+    config: ModelConfig,
+    weights: WeightFormat,
+    embedding: WeightFormat,
+    *,
+    keep: FloatFormat = "fp32",
+    tier: Tier = "best",
+) -> dict[str, int]:
+    """Bytes of every tensor of an artifact with these formats, by docs/artifact.md, before it is made.
+
+    `embedding` also governs an untied head; vectors are float32; the format `keep` stores `keep`.
+    """
+    sizes: dict[str, int] = {}
+    for name, role in expected_tensors(config).items():
+        chosen = embedding if name in ("embedding", "head") else weights
+        stored: StoredFormat = keep if chosen.name == "keep" else chosen.name
+        group_size = 0 if chosen.name == "keep" else chosen.group_size
+        parts = expected_parts(stored, group_size, role.shape)
+        read = [size for part, size in parts.items() if tier == "best" or part != "residual"]
+        sizes[name] = sum(size + padding_after(size) for size in read)
+    return sizes
+
+
+def artifact_bytes(config: ModelConfig, weights: WeightFormat, embedding: WeightFormat) -> int:
+    """Bytes of the tensor files of an artifact with these formats, their headers included."""
+    files = 2 if "layered" in (weights.name, embedding.name) else 1
+    return sum(bytes_in_formats(config, weights, embedding).values()) + files * ALIGNMENT
+
+
+def stored_bytes(artifact: Artifact, tier: Tier = "best") -> dict[str, int]:
+    """Bytes of every tensor that a tier of an artifact reads."""
+    return {
+        name: sum(
+            record.nbytes + padding_after(record.nbytes)
+            for part, record in entry.parts.items()
+            if tier == "best" or part != "residual"
+        )
+        for name, entry in artifact.manifest.tensors.items()
+    }
+
+
+def _matrix_flops(config: ModelConfig, block: BlockConfig) -> int:
+    roles = block_tensors(config, block).values()
+    return sum(2 * math.prod(role.shape) for role in roles if role.is_matrix)
+
+
+def _attended(block: BlockConfig, context_tokens: int) -> int:
+    return min(context_tokens, block.sliding_window or context_tokens)
+
+
+def _kv_read_bytes(config: ModelConfig, block: BlockConfig, context_tokens: int) -> int:
+    return kv_bytes_per_token(config, block) * _attended(block, context_tokens)
+
+
+def _prefill_attention_flops(config: ModelConfig, block: BlockConfig, tokens: int) -> int:
+    """Causal: token i attends to i positions (counted from 1), or to its window."""
+    window = min(block.sliding_window or tokens, tokens)
+    positions = window * (window + 1) // 2 + (tokens - window) * window
+    return 4 * block.num_heads * config.head_dim * positions
+
+
+def _activation_bytes(config: ModelConfig, block: BlockConfig) -> int:
+    """Residual stream and its normed copy, beside the wider of attention and feed-forward; float32."""
+    attention = (2 * block.num_heads + 2 * block.num_kv_heads) * config.head_dim
+    return 4 * (2 * config.hidden_size + max(attention, 2 * block.intermediate_size))

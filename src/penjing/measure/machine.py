@@ -1,0 +1,133 @@
+"""The machine at hand: cores and memory it may use, and two quick rates, memory reads and int8 arithmetic.
+
+The rates are probes for estimates, each under half a second; they are not benchmarks.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from penjing import kernels
+from penjing.spec import Spec
+
+CGROUP_ROOT = Path("/sys/fs/cgroup")
+BANDWIDTH_BYTES_PER_CORE = 48 << 20  # beyond the share of any last-level cache that one core may have
+PROBE_SECONDS = 0.15
+PROBE_TOKENS, PROBE_WIDTH, PROBE_GROUP = 64, 1024, 64
+
+
+class Machine(Spec):
+    """What serves. Rates use every usable core; an operation is half a multiply-add."""
+
+    cpu_model: str
+    cores: int
+    isa: str
+    memory_bytes: int
+    read_bytes_per_second: float
+    int8_operations_per_second: float
+
+
+def probe_machine(threads: int | None = None) -> Machine:
+    """Describe this machine and measure its two rates with `threads` (default: every usable core)."""
+    cores = usable_cores()
+    return Machine(
+        cpu_model=cpu_model(),
+        cores=cores,
+        isa=kernels.default_isa(),
+        memory_bytes=usable_memory_bytes(),
+        read_bytes_per_second=measure_read_bandwidth(threads or cores),
+        int8_operations_per_second=measure_int8_rate(threads or cores),
+    )
+
+
+def usable_cores() -> int:
+    """Cores in the affinity mask, or fewer if a control group grants less processor time."""
+    # macOS has no affinity masks.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _cgroup_cpu_quota()
+    return max(1, cores if quota is None else min(cores, int(quota)))
+
+
+def usable_memory_bytes() -> int:
+    """Physical memory, or the control group's limit if that is smaller."""
+    physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limits = [physical]
+    for directory in _cgroup_directories():
+        text = _read(directory / "memory.max")
+        if text and text.isdigit():
+            limits.append(int(text))
+    return min(limits)
+
+
+def cpu_model() -> str:
+    """The processor's name as the system gives it."""
+    for line in (_read(Path("/proc/cpuinfo")) or "").splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def measure_read_bandwidth(threads: int) -> float:
+    """Bytes a second that `threads` threads read from memory together (a float32 maximum, best of a few)."""
+    arrays = [np.ones(BANDWIDTH_BYTES_PER_CORE // 4, np.float32) for _ in range(threads)]
+    with ThreadPoolExecutor(threads) as pool:
+        seconds = _best_seconds(lambda: list(pool.map(np.max, arrays)))
+    return threads * BANDWIDTH_BYTES_PER_CORE / seconds
+
+
+def measure_int8_rate(threads: int) -> float:
+    """Operations a second of the int8 kernel that serves, on a matrix that fits the cache."""
+    groups = PROBE_WIDTH // PROBE_GROUP
+    codes = np.full(PROBE_WIDTH * PROBE_WIDTH, 129, np.uint8)
+    scales = np.full(PROBE_WIDTH * groups, 0x3C00, np.uint16)  # 1.0 in fp16
+    matrix = kernels.Matrix("int8", PROBE_WIDTH, PROBE_WIDTH, PROBE_GROUP, codes, scales, None)
+    inputs = np.ones((PROBE_TOKENS, PROBE_WIDTH), np.float32)
+    seconds = _best_seconds(lambda: kernels.linear(matrix, inputs, threads=threads))
+    return 2 * PROBE_TOKENS * PROBE_WIDTH * PROBE_WIDTH / seconds
+
+
+def _best_seconds(call: Callable[[], object]) -> float:
+    """The shortest of at least three calls within the probe time: rates are what the machine can do."""
+    call()
+    best, spent, calls = float("inf"), 0.0, 0
+    while calls < 3 or spent < PROBE_SECONDS:
+        start = time.perf_counter()
+        call()
+        elapsed = time.perf_counter() - start
+        best, spent, calls = min(best, elapsed), spent + elapsed, calls + 1
+    return best
+
+
+def _cgroup_directories() -> list[Path]:
+    """This process's control groups (version 2), innermost first, up to the root."""
+    for line in (_read(Path("/proc/self/cgroup")) or "").splitlines():
+        if line.startswith("0::"):
+            inner = CGROUP_ROOT / line[3:].strip().lstrip("/")
+            above = [parent for parent in inner.parents if parent.is_relative_to(CGROUP_ROOT)]
+            return [inner, *above]
+    return [CGROUP_ROOT]
+
+
+def _cgroup_cpu_quota() -> float | None:
+    """Cores' worth of time granted, the least over the enclosing groups; None without a limit."""
+    quotas = []
+    for directory in _cgroup_directories():
+        fields = (_read(directory / "cpu.max") or "").split()
+        if len(fields) == 2 and fields[0].isdigit():
+            quotas.append(int(fields[0]) / int(fields[1]))
+    return min(quotas, default=None)
+
+
+def _read(path: Path) -> str | None:
+    """A system file's text, or None where this system has no such file."""
+    try:
+        return path.read_text("utf-8").strip()
+    except OSError:
+        return None
