@@ -1,0 +1,50 @@
+"""Where bytes lie in tensors.bin and residual.bin: headers, alignment, and the parts of every tensor."""
+
+from __future__ import annotations
+
+import struct
+from typing import Literal
+
+from penjing.formats import part_sizes
+
+StoredFormat = Literal["fp32", "fp16", "bf16", "int8", "int4", "layered"]
+TensorFile = Literal["tensors.bin", "residual.bin"]
+PartName = Literal["data", "codes", "scales", "residual"]
+
+ALIGNMENT = 64  # bytes; one cache line, one AVX-512 register
+FORMAT_VERSION = 1
+MAGIC = b"PENJING\0"
+TENSORS_FILE: TensorFile = "tensors.bin"
+RESIDUAL_FILE: TensorFile = "residual.bin"
+MANIFEST_FILE = "manifest.json"
+CERTIFICATE_FILE = "certificate.json"
+
+FILE_KIND: dict[TensorFile, int] = {TENSORS_FILE: 0, RESIDUAL_FILE: 1}
+
+
+def header(file: TensorFile) -> bytes:
+    """The first 64 bytes of a tensor file: magic, version, kind of file, zeros."""
+    return struct.pack("<8sII", MAGIC, FORMAT_VERSION, FILE_KIND[file]).ljust(ALIGNMENT, b"\0")
+
+
+def file_of(part: PartName) -> TensorFile:
+    """Residual planes have a file of their own, so that the fast tier never reads them."""
+    return RESIDUAL_FILE if part == "residual" else TENSORS_FILE
+
+
+def padding_after(num_bytes: int) -> int:
+    """Zero bytes that bring a length up to the next multiple of the alignment."""
+    return -num_bytes % ALIGNMENT
+
+
+def expected_parts(format: StoredFormat, group_size: int, shape: tuple[int, ...]) -> dict[PartName, int]:
+    """Bytes of each part of a tensor, in the order they are written; padding inside tiles and groups included."""
+    if len(shape) == 1:
+        return {"data": 4 * shape[0]}
+    sizes = part_sizes(format, shape[0], shape[1], group_size)
+    if sizes.scales == 0:
+        return {"data": sizes.codes}
+    parts: dict[PartName, int] = {"codes": sizes.codes, "scales": sizes.scales}
+    if sizes.residual:
+        parts["residual"] = sizes.residual
+    return parts

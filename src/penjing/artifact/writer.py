@@ -1,0 +1,199 @@
+"""Writes an artifact one tensor at a time, in constant memory, and publishes it whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penjing.artifact.checksum import available_threads, crc32c, sha256_of, sha256_of_file
+from penjing.artifact.config import ModelConfig, expected_tensors
+from penjing.artifact.layout import (
+    CERTIFICATE_FILE,
+    MANIFEST_FILE,
+    RESIDUAL_FILE,
+    TENSORS_FILE,
+    PartName,
+    TensorFile,
+    file_of,
+    header,
+    padding_after,
+)
+from penjing.artifact.manifest import FileEntry, Manifest, Part, Provenance, TensorEntry
+from penjing.artifact.staging import StagingDirectory, output_errors, sync
+from penjing.errors import FormatError, MissingTensorError, NonFiniteWeightError, TensorShapeError
+from penjing.formats import Encoded
+
+OWN_FILES = (MANIFEST_FILE, TENSORS_FILE, RESIDUAL_FILE, CERTIFICATE_FILE)
+
+
+class TensorFileWriter:
+    """Appends aligned parts to tensors.bin or residual.bin, hashing as it goes."""
+
+    def __init__(self, path: Path, file: TensorFile) -> None:
+        self.file: TensorFile = file
+        self.stream: BinaryIO = path.open("xb")
+        self.digest = hashlib.sha256()
+        self.position = 0
+        self.append(header(file))
+
+    def append(self, data: bytes | memoryview) -> None:
+        """Write bytes at the end."""
+        self.stream.write(data)
+        self.digest.update(data)
+        self.position += len(data)
+
+    def add(self, data: NDArray[np.uint8]) -> Part:
+        """Write one part and the zeros after it."""
+        offset = self.position
+        self.append(data.data)
+        self.append(bytes(padding_after(self.position)))
+        crc = crc32c(data, threads=available_threads())
+        return Part(file=self.file, offset=offset, nbytes=data.nbytes, crc32c=crc, sha256=sha256_of(data))
+
+    def close(self) -> None:
+        """Close the file, whatever became of it."""
+        self.stream.close()
+
+    def entry(self) -> FileEntry:
+        """The finished file's record."""
+        return FileEntry(sha256=self.digest.hexdigest(), nbytes=self.position)
+
+
+class ArtifactWriter:
+    """A context manager: add every tensor of `config` in the order of `expected_tensors`, then `finish`.
+
+    Leaving the context without `finish`, by an exception or not, removes everything written.
+    Entering raises OutputExistsError if `path` exists (unless `force`, and it is an artifact), and
+    OutputNotWritableError if it cannot be created.
+    """
+
+    def __init__(self, path: str | Path, config: ModelConfig, *, force: bool = False) -> None:
+        self.config = config
+        self.staging = StagingDirectory(Path(path), force=force, replaceable=is_replaceable)
+        self.waiting = list(expected_tensors(config).items())[::-1]
+        self.tensors: dict[str, TensorEntry] = {}
+        self.files: dict[str, FileEntry] = {}
+        self.writers: dict[TensorFile, TensorFileWriter] = {}
+
+    @property
+    def path(self) -> Path:
+        """Where the artifact will stand."""
+        return self.staging.target
+
+    def __enter__(self) -> ArtifactWriter:
+        try:
+            self.staging.create()
+            self.writer_of(TENSORS_FILE)
+        except BaseException:
+            self.staging.discard()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for writer in self.writers.values():
+            writer.close()
+        self.staging.discard()
+
+    def add_matrix(self, name: str, encoded: Encoded) -> None:
+        """Write the next tensor, a matrix. Raises MissingTensorError out of order, TensorShapeError for its shape."""
+        shape = self.take(name, (encoded.rows, encoded.columns))
+        parts: dict[PartName, NDArray[Any] | None] = {"codes": encoded.codes}
+        if encoded.scales is None:
+            parts = {"data": encoded.codes}
+        parts |= {"scales": encoded.scales, "residual": encoded.residual}
+        records = self.write(parts)
+        self.tensors[name] = TensorEntry.model_validate(
+            {"format": encoded.format, "group_size": encoded.group_size, "shape": shape, "parts": records}
+        )
+
+    def add_vector(self, name: str, vector: NDArray[np.float32]) -> None:
+        """Write the next tensor, a vector of float32. Raises NonFiniteWeightError for NaN or Inf."""
+        if vector.dtype != np.float32:
+            raise FormatError(f"{name}: vectors are stored as float32, and this one is {vector.dtype}")
+        shape = self.take(name, vector.shape)
+        if not np.isfinite(vector).all():
+            raise NonFiniteWeightError(f"{name}: NaN or Inf among its elements; the checkpoint is damaged")
+        records = self.write({"data": vector})
+        self.tensors[name] = TensorEntry(format="fp32", group_size=0, shape=shape, parts=records)
+
+    def add_file(self, source: str | Path) -> None:
+        """Copy a file, a tokenizer for example, under its own name."""
+        source = Path(source)
+        assert source.name not in OWN_FILES
+        target = self.staging.path / source.name
+        with output_errors(self.path):
+            shutil.copyfile(source, target)
+            sync(target)
+            self.files[source.name] = FileEntry(sha256=sha256_of_file(target), nbytes=target.stat().st_size)
+
+    def finish(self, provenance: Provenance) -> Manifest:
+        """Write the manifest, flush everything to disk and rename to the target.
+
+        Raises MissingTensorError if a tensor is still to come.
+        """
+        if self.waiting:
+            raise MissingTensorError(
+                f"{self.path}: {len(self.waiting)} tensors missing, {self.waiting[-1][0]} first"
+            )
+        with output_errors(self.path):
+            for writer in self.writers.values():
+                writer.close()
+                sync(self.staging.path / writer.file)
+                self.files[writer.file] = writer.entry()
+            manifest = self.manifest(provenance)
+            path = self.staging.path / MANIFEST_FILE
+            path.write_text(manifest.text(), "utf-8")
+            sync(path)
+        self.staging.publish()
+        return manifest
+
+    def manifest(self, provenance: Provenance) -> Manifest:
+        """The sealed manifest of what was written."""
+        return Manifest(
+            config=self.config, tensors=self.tensors, files=self.files, provenance=provenance
+        ).sealed()
+
+    def take(self, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of the next expected tensor, which must have this name."""
+        if not self.waiting or self.waiting[-1][0] != name:
+            expected = self.waiting[-1][0] if self.waiting else "nothing more"
+            raise MissingTensorError(f"{self.path}: {name} came where {expected} was expected")
+        role = self.waiting.pop()[1]
+        if role.shape != shape:
+            raise TensorShapeError(
+                f"{name}: shape {list(shape)}, and the configuration says {list(role.shape)}"
+            )
+        return role.shape
+
+    def write(self, parts: Mapping[PartName, NDArray[Any] | None]) -> dict[PartName, Part]:
+        """Write a tensor's parts; where they lie and their checksums."""
+        records: dict[PartName, Part] = {}
+        with output_errors(self.path):
+            for part, array in parts.items():
+                if array is not None:
+                    data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+                    records[part] = self.writer_of(file_of(part)).add(data)
+        return records
+
+    def writer_of(self, file: TensorFile) -> TensorFileWriter:
+        """The writer of a tensor file, opened when its first part comes."""
+        if file not in self.writers:
+            with output_errors(self.path):
+                self.writers[file] = TensorFileWriter(self.staging.path / file, file)
+        return self.writers[file]
+
+
+def is_replaceable(path: Path) -> bool:
+    """An artifact, or an empty directory: all that `force` may replace."""
+    if not path.is_dir():
+        return False
+    return not any(path.iterdir()) or all((path / name).is_file() for name in (MANIFEST_FILE, TENSORS_FILE))

@@ -1,0 +1,128 @@
+"""A model as published, read lazily: configuration now, one tensor at a time later."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from penjing.artifact.config import ModelConfig, TensorRole, expected_tensors
+from penjing.errors import CheckpointNotFoundError, CheckpointShapeError
+from penjing.models.families import published_name, read_config
+from penjing.models.hub import fetch, looks_like_repository
+from penjing.models.settings import Settings
+from penjing.models.shards import StoredTensor, read_json, stored_tensors
+from penjing.spec import canonical_json
+
+CONFIG_FILE = "config.json"
+GENERATION_FILE = "generation_config.json"
+HEAD = "lm_head.weight"
+IGNORED_SUFFIX = ".rotary_emb.inv_freq"  # computed from the configuration; old checkpoints store it too
+
+
+class Checkpoint:
+    """A checkpoint directory. Make one with `Checkpoint.open`.
+
+    name: the repository, or the directory's own name. revision: the commit it was fetched at, or None.
+    """
+
+    def __init__(self, path: Path, name: str, revision: str | None) -> None:
+        self.path = path
+        self.name = name
+        self.revision = revision
+        self.config: ModelConfig = read_config(read_settings(path))
+        self.tensors = match_tensors(path, self.config)
+        self.digests: dict[str, str] = {}
+
+    @classmethod
+    def open(cls, name_or_path: str | Path) -> Checkpoint:
+        """Open a directory, or fetch a repository by name (extra `hub`).
+
+        Raises a subclass of CheckpointError, or MissingExtraError.
+        """
+        path = Path(name_or_path)
+        if path.is_dir():
+            return cls(path, path.resolve().name, None)
+        if not isinstance(name_or_path, str) or not looks_like_repository(name_or_path):
+            raise CheckpointNotFoundError(f"{path}: no such directory")
+        directory, revision = fetch(name_or_path)
+        return cls(directory, name_or_path, revision)
+
+    @property
+    def tensor_bytes(self) -> int:
+        """Bytes of all tensors the model uses, in their own dtypes; a tied head counts once."""
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
+    def read(self, name: str) -> NDArray[Any]:
+        """A tensor by canonical name, in its own dtype (ml_dtypes.bfloat16 for bf16), as memory of its own."""
+        array = self.tensors[name].read()
+        if name not in self.digests:
+            self.digests[name] = hashlib.sha256(array.reshape(-1).view("u1").data).hexdigest()
+        return array
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 (hex) over the configuration and every tensor's name, dtype, shape and bytes.
+
+        The same for one file or many shards. Tensors that were not read yet are read, one at a time.
+        """
+        for name in self.tensors:
+            if name not in self.digests:
+                self.read(name)
+        table = [
+            [name, tensor.dtype, list(tensor.shape), self.digests[name]]
+            for name, tensor in self.tensors.items()
+        ]
+        config = self.config.model_dump(mode="json", exclude_defaults=True)
+        return hashlib.sha256(canonical_json({"config": config, "tensors": table}).encode()).hexdigest()
+
+
+def read_settings(directory: Path) -> Settings:
+    """config.json, and generation_config.json if there is one."""
+    path = directory / CONFIG_FILE
+    if not path.is_file():
+        raise CheckpointNotFoundError(f"{directory}: not a checkpoint (no {CONFIG_FILE} in it)")
+    generation = directory / GENERATION_FILE
+    return Settings(path, read_json(path), read_json(generation) if generation.is_file() else {})
+
+
+def match_tensors(directory: Path, config: ModelConfig) -> dict[str, StoredTensor]:
+    """The tensors of the model by canonical name, in the order of execution; none missing, none unexplained."""
+    stored = stored_tensors(directory)
+    matched: dict[str, StoredTensor] = {}
+    for name, role in expected_tensors(config).items():
+        tensor = stored.pop(published_name(name), None)
+        matched[name] = check_shape(directory, published_name(name), role, tensor)
+    head = stored.pop(HEAD, None)
+    if head is not None and not same_bytes(head, matched["embedding"]):
+        raise CheckpointShapeError(
+            f"{head.file}: {HEAD} differs from the embedding it is tied to; set tie_word_embeddings to false"
+        )
+    unexplained = sorted(name for name in stored if not name.endswith(IGNORED_SUFFIX))
+    if unexplained:
+        raise CheckpointShapeError(
+            f"{directory}: holds {unexplained[0]}, which {CONFIG_FILE} does not account for; check its settings"
+        )
+    return matched
+
+
+def check_shape(directory: Path, name: str, role: TensorRole, tensor: StoredTensor | None) -> StoredTensor:
+    """The tensor, if it is there with the right shape. Raises CheckpointShapeError."""
+    if tensor is None:
+        raise CheckpointShapeError(
+            f"{directory}: the tensor {name} is missing; download the checkpoint again"
+        )
+    if tensor.shape != role.shape:
+        raise CheckpointShapeError(
+            f"{tensor.file}: {name} is {list(tensor.shape)}, and {CONFIG_FILE} says {list(role.shape)}"
+        )
+    return tensor
+
+
+def same_bytes(first: StoredTensor, second: StoredTensor) -> bool:
+    """Whether two tensors hold the same, compared by their bytes."""
+    if (first.dtype, first.shape) != (second.dtype, second.shape):
+        return False
+    return bool((first.read().view("u1") == second.read().view("u1")).all())

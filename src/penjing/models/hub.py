@@ -1,0 +1,38 @@
+"""Fetches a published repository with huggingface_hub, and says at which commit."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from penjing.errors import CheckpointNotFoundError, MissingExtraError
+
+WANTED_FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"]
+REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+
+
+def looks_like_repository(name: str) -> bool:
+    """`name` or `owner/name`: anything else is a path, and is never sent anywhere."""
+    return REPOSITORY.fullmatch(name) is not None
+
+
+def fetch(name: str) -> tuple[Path, str]:
+    """Download a repository into the hub's cache; its directory and the commit it was resolved to.
+
+    Raises MissingExtraError without huggingface_hub, CheckpointNotFoundError if the name is neither a
+    directory nor a repository that can be reached.
+    """
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError:
+        raise MissingExtraError(
+            "hub", "huggingface_hub", f"{name} is no directory, and fetching it"
+        ) from None
+    try:
+        directory = Path(snapshot_download(name, allow_patterns=WANTED_FILES))
+    except Exception as error:  # the hub's clients raise errors of several libraries, all meaning "not there"
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise CheckpointNotFoundError(
+            f"{name}: no such directory, and it cannot be fetched ({reason[0][:200]}); check the name"
+        ) from None
+    return directory, directory.name

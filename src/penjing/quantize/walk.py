@@ -1,0 +1,83 @@
+"""Quantization without calibration data: one tensor at a time, from the checkpoint to the artifact."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from penjing.artifact import Artifact, ArtifactWriter, ModelConfig, Provenance, Source, expected_tensors
+from penjing.errors import SpecError
+from penjing.formats import encode
+from penjing.models import Checkpoint
+from penjing.spec import QuantizeStep, Recipe, WeightFormat
+
+SIDECARS = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
+
+
+def quantize_checkpoint(
+    source: str | Path,
+    out: str | Path,
+    recipe: Recipe,
+    *,
+    force: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Artifact:
+    """Write the artifact that a recipe makes of a checkpoint; peak memory is about one tensor.
+
+    progress: called as (tensors done, tensors in all). The same source, recipe and versions give the same bytes.
+    Raises SpecError for a recipe of more than one step, CheckpointError, FormatError or OutputError.
+    """
+    step = only_step(recipe)
+    checkpoint = Checkpoint.open(source)
+    roles = expected_tensors(checkpoint.config)
+    with ArtifactWriter(out, with_kv_format(checkpoint.config, step), force=force) as writer:
+        for done, (name, role) in enumerate(roles.items()):
+            if progress is not None:
+                progress(done, len(roles))
+            tensor = checkpoint.read(name)
+            if role.is_matrix:
+                writer.add_matrix(name, encode(tensor, format_of(step, name), step.scales, name))
+            else:
+                writer.add_vector(name, tensor.astype(np.float32))
+        for file in SIDECARS:
+            if (checkpoint.path / file).is_file():
+                writer.add_file(checkpoint.path / file)
+        writer.finish(provenance_of(checkpoint, recipe))
+    if progress is not None:
+        progress(len(roles), len(roles))
+    return Artifact.open(writer.path, verify="none")
+
+
+def only_step(recipe: Recipe) -> QuantizeStep:
+    """The one step that this walk can take."""
+    if len(recipe.steps) != 1:
+        raise SpecError(f"recipe: has {len(recipe.steps)} steps; quantization without data takes exactly one")
+    return recipe.steps[0]
+
+
+def format_of(step: QuantizeStep, name: str) -> WeightFormat:
+    """The format of a matrix: embedding and head have their own."""
+    return step.embedding if name in ("embedding", "head") else step.weights
+
+
+def with_kv_format(config: ModelConfig, step: QuantizeStep) -> ModelConfig:
+    """The same model with the recipe's key and value format in every block."""
+    update = {"key_format": step.kv, "value_format": step.kv}
+    return config.model_copy(
+        update={"blocks": tuple(block.model_copy(update=update) for block in config.blocks)}
+    )
+
+
+def provenance_of(checkpoint: Checkpoint, recipe: Recipe) -> Provenance:
+    """What the artifact was made of, and by which versions."""
+    source = Source(
+        name=checkpoint.name,
+        revision=checkpoint.revision,
+        hash=checkpoint.hash,
+        tensor_bytes=checkpoint.tensor_bytes,
+    )
+    versions = {"numpy": np.__version__, "penjing": version("penjing")}
+    return Provenance(source=source, recipe=recipe, versions=versions)
