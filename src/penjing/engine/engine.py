@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from penjing.artifact.config import ModelConfig
-from penjing.engine.outputs import Completion, EngineStats, Event
-from penjing.engine.sampling import Sampling
-from penjing.engine.step import Runner
+from penjing.artifact import Artifact
+from penjing.engine import sequence as state
+from penjing.engine.limits import check_fits, check_limits, check_tier, check_tokens
+from penjing.engine.memory import default_num_pages
+from penjing.engine.outputs import Completion, EngineStats, Event, FinishReason
+from penjing.engine.pages import PagePool, pages_for, root_hash
+from penjing.engine.sampling import Sampling, choose, log_probabilities
+from penjing.engine.scheduler import Plan, Scheduler, Share
+from penjing.engine.scoring import NON_FINITE, Scorer
+from penjing.engine.step import Runner, StepSequence
+from penjing.engine.stopping import AnswerText
+from penjing.errors import EngineError, NonFiniteLogitsError, SpecError
 from penjing.spec import Tier
 
 if TYPE_CHECKING:
-    from penjing.artifact import Artifact
     from penjing.text import Tokenizer
 
 
@@ -25,10 +34,12 @@ class Engine:
 
     Single-threaded by design: one thread calls every method. A service gives the engine a thread of its own
     and talks to it through queues.
-    """
 
-    artifact: Artifact
-    config: ModelConfig
+    tier: the default precision (None: the artifact's best). num_pages: KV pages of 32 tokens (None: a quarter
+    of the available memory at most). max_step_tokens: most tokens in one step, at least max_sequences, which
+    is how many sequences run at a time. max_queue: most sequences that may wait. runner: where to compute,
+    if not on this CPU; `threads` and `isa` are for this CPU.
+    """
 
     def __init__(
         self,
@@ -44,20 +55,46 @@ class Engine:
         prefix_cache: bool = True,
         runner: Runner | None = None,
     ) -> None:
-        raise NotImplementedError
+        check_limits(num_pages, max_step_tokens, max_sequences, max_queue)
+        self.artifact = Artifact.open(source) if isinstance(source, (str, Path)) else source
+        self.config = self.artifact.config
+        self._default_tier = check_tier(tier or self.artifact.tiers[-1], self.artifact)
+        if num_pages is None:
+            num_pages = default_num_pages(self.config, max_sequences)
+        if runner is None:
+            from penjing.engine.runner import CpuRunner
 
-    @property
+            runner = CpuRunner(self.artifact, threads=threads, isa=isa)
+        self._runner = runner
+        self._runner.allocate(num_pages)
+        self._pool = PagePool(num_pages, prefix_cache=prefix_cache)
+        self._scheduler = Scheduler(self._pool, max_step_tokens, max_sequences, max_queue)
+        self._scorer = Scorer(self._runner, self._pool, self.config.vocab_size, max_step_tokens)
+        self._sequences: dict[int, state.Sequence] = {}
+        self._num_submitted = self._num_steps = 0
+        self._num_prompt_tokens = self._num_generated_tokens = 0
+
+    @cached_property
     def tokenizer(self) -> Tokenizer:
         """The artifact's tokenizer. Raises TokenizerError if the artifact has none."""
-        raise NotImplementedError
+        from penjing.text import Tokenizer
+
+        return Tokenizer.load(self.artifact.path)
+
+    @cached_property
+    def _has_tokenizer(self) -> bool:
+        return (self.artifact.path / "tokenizer.json").is_file()
 
     def submit(self, tokens: Sequence[int], sampling: Sampling, tier: Tier | None = None) -> int:
         """Queue one sequence; its id (ascending, never reused).
 
-        Raises InputError (no tokens, an unknown id), PromptTooLongError, CapacityError (queue full, or more
-        pages than there are), SpecError (a tier that the artifact lacks).
+        An artifact without a tokenizer is served in token ids: its events have no text.
+
+        Raises InputError (no tokens, an unknown id), SamplingError (an unknown id in logit_bias),
+        PromptTooLongError, SpecError (a tier that the artifact lacks), CapacityError (the queue is full, or
+        the sequence could never fit the pages), TokenizerError (stop texts, but no tokenizer).
         """
-        raise NotImplementedError
+        return self.submit_group(tokens, [sampling], tier)[0]
 
     def submit_group(
         self, tokens: Sequence[int], samplings: Sequence[Sampling], tier: Tier | None = None
@@ -65,51 +102,211 @@ class Engine:
         """Queue several answers to one prompt, which is computed once; an id for each, in order.
 
         Answers differ only if their samplings do: `[replace(s, seed=s.seed + i) for i in range(n)]`.
+        Raises as `submit` does.
         """
-        raise NotImplementedError
+        tier = check_tier(tier or self._default_tier, self.artifact)
+        check_tokens(tokens, self.config.max_positions - 1, self.config)
+        for sampling in samplings:
+            check_fits(len(tokens), sampling, self._pool.num_pages, self.config)
+        leader, *followers = [self._new_sequence(tokens, sampling, tier) for sampling in samplings]
+        leader.followers = followers
+        self._scheduler.submit(leader)
+        for member in (leader, *followers):
+            self._sequences[member.sequence_id] = member
+            self._num_prompt_tokens += len(tokens)
+        return [member.sequence_id for member in (leader, *followers)]
 
     def step(self) -> list[Event]:
-        """Schedule, run, postprocess: at most one new token for each running sequence."""
-        raise NotImplementedError
+        """Schedule, run, postprocess: at most one new token for each running sequence.
+
+        Raises CapacityError if pages that an open `logits` iterator holds leave no room for any sequence.
+        """
+        plan = self._scheduler.schedule()
+        if not plan.shares:
+            return []
+        logits = self._run(plan)
+        return self._postprocess(plan, logits)
+
+    def _run(self, plan: Plan) -> NDArray[np.float32]:
+        if plan.copies:
+            self._runner.copy_pages(plan.copies)
+        self._num_steps += 1
+        return self._runner.step([step_sequence(share) for share in plan.shares])
+
+    def _postprocess(self, plan: Plan, logits: NDArray[np.float32]) -> list[Event]:
+        events: list[Event] = []
+        rows = iter(logits)
+        for share in plan.shares:
+            self._scheduler.complete(share)
+            if share.sequence.num_pending_tokens == 0:
+                row = next(rows)
+                events += [self._advance(member, row) for member in self._scheduler.fork(share.sequence)]
+        return events
+
+    def _advance(self, sequence: state.Sequence, logits: NDArray[np.float32]) -> Event:
+        """Choose one sequence's next token, and see whether it ends there."""
+        if not np.isfinite(logits.max()):  # NaN and +Inf both show in the maximum
+            return self._finish(sequence, "error")
+        token = choose(logits, sequence.sampling, sequence.tokens)
+        sequence.tokens.append(token)
+        self._num_generated_tokens += 1
+        is_end = token in self.config.eos_ids and not sequence.sampling.ignore_eos
+        text = "" if is_end else sequence.answer.push(token)
+        reason = self._finish_reason(sequence, is_end)
+        if reason:
+            text += self._finish(sequence, reason).text
+        event = Event(sequence.sequence_id, token, text, finish_reason=reason)
+        num_alternatives = sequence.sampling.logprobs
+        if num_alternatives is None:
+            return event
+        logprob, alternatives = log_probabilities(logits, token, num_alternatives)
+        return replace(event, logprob=logprob, top_logprobs=alternatives)
+
+    def _finish_reason(self, sequence: state.Sequence, is_end: bool) -> FinishReason | None:
+        if is_end or sequence.answer.stopped:
+            return "stop"
+        full = len(sequence.tokens) == self.config.max_positions
+        return "length" if full or sequence.num_generated_tokens == sequence.sampling.max_tokens else None
+
+    def _finish(self, sequence: state.Sequence, reason: FinishReason) -> Event:
+        """Forget a sequence and free its pages; its last event, with the text that was held back."""
+        self._scheduler.remove(sequence)
+        del self._sequences[sequence.sequence_id]
+        return Event(sequence.sequence_id, text=sequence.answer.finish(), finish_reason=reason)
 
     def cancel(self, sequence_id: int) -> Event | None:
         """End a sequence now and free its pages; its last event, or None if it is unknown or has ended."""
-        raise NotImplementedError
+        sequence = self._sequences.get(sequence_id)
+        return self._finish(sequence, "cancelled") if sequence else None
 
     @property
     def has_work(self) -> bool:
         """Whether a sequence waits or runs."""
-        raise NotImplementedError
+        return bool(self._sequences)
 
-    def generate(self, prompt: str | Sequence[int], sampling: Sampling = Sampling()) -> Completion:
-        """Run one prompt to its end. Text is encoded with the tokenizer's special tokens."""
-        raise NotImplementedError
+    def generate(self, prompt: str | Sequence[int], sampling: Sampling = Sampling()) -> Completion:  # noqa: B008
+        """Run one prompt to its end. Text is encoded with the tokenizer's special tokens.
 
-    def stream(self, prompt: str | Sequence[int], sampling: Sampling = Sampling()) -> Iterator[Event]:
-        """The events of one prompt, as they come. Closing the iterator cancels the sequence."""
-        raise NotImplementedError
+        Raises as `submit` and `stream` do.
+        """
+        tokens = self._encode(prompt)
+        events = list(self.stream(tokens, sampling))
+        reason = events[-1].finish_reason
+        assert reason is not None, "a stream ended without a reason"
+        return Completion(
+            prompt_tokens=len(tokens),
+            tokens=tuple(event.token for event in events if event.token is not None),
+            text="".join(event.text for event in events),
+            finish_reason=reason,
+            logprobs=tuple(event.logprob for event in events if event.logprob is not None),
+            top_logprobs=tuple(event.top_logprobs for event in events if event.logprob is not None),
+        )
+
+    def stream(self, prompt: str | Sequence[int], sampling: Sampling = Sampling()) -> Iterator[Event]:  # noqa: B008
+        """The events of one prompt, as they come. Closing the iterator cancels the sequence.
+
+        It drives the engine itself. At the first event it raises what `submit` raises, and EngineError while
+        submitted sequences are at work; later NonFiniteLogitsError if the model produces NaN or Inf.
+        """
+        if self.has_work:
+            raise EngineError(
+                "generate and stream need the engine to themselves: finish what was submitted first"
+            )
+        sequence_id = self.submit(self._encode(prompt), sampling)
+        try:
+            while sequence_id in self._sequences:
+                for event in self.step():
+                    if event.finish_reason == "error":
+                        raise NonFiniteLogitsError(NON_FINITE)
+                    yield event
+        finally:
+            self.cancel(sequence_id)
 
     def score(
         self, sequences: Sequence[Sequence[int]], tier: Tier | None = None
     ) -> list[NDArray[np.float32]]:
-        """For each list of n tokens, float32 [n - 1]: natural log of p(tokens[i + 1] | tokens[: i + 1])."""
-        raise NotImplementedError
+        """For each list of n tokens, float32 [n - 1]: natural log of p(tokens[i + 1] | tokens[: i + 1]).
+
+        Raises InputError, PromptTooLongError, SpecError, CapacityError (too few pages are free just now) and
+        NonFiniteLogitsError.
+        """
+        for tokens in sequences:
+            check_tokens(tokens, self.config.max_positions, self.config)
+        return self._scorer.score(sequences, check_tier(tier or self._default_tier, self.artifact))
 
     def logits(
         self, tokens: Sequence[int], tier: Tier | None = None, rows_per_step: int = 256
     ) -> Iterator[NDArray[np.float32]]:
-        """Every token's logits, in order, as arrays float32 [at most rows_per_step, vocab_size]."""
-        raise NotImplementedError
+        """Every token's logits, in order, as arrays float32 [at most rows_per_step, vocab_size].
+
+        The iterator holds pages until it is exhausted or closed. Raises as `score` does.
+        """
+        check_tokens(tokens, self.config.max_positions, self.config)
+        if rows_per_step < 1:
+            raise SpecError(f"rows_per_step is {rows_per_step}: it must be at least 1")
+        tier = check_tier(tier or self._default_tier, self.artifact)
+        return self._scorer.logits(tokens, tier, rows_per_step)
 
     def stats(self) -> EngineStats:
         """A snapshot of counters and gauges."""
-        raise NotImplementedError
+        return EngineStats(
+            prompt_tokens=self._num_prompt_tokens,
+            generated_tokens=self._num_generated_tokens,
+            prefix_hit_tokens=self._scheduler.num_prefix_hit_tokens,
+            preemptions=self._scheduler.num_preemptions,
+            steps=self._num_steps,
+            running=len(self._scheduler.running),
+            waiting=self._scheduler.num_waiting,
+            pages_total=self._pool.num_pages,
+            pages_free=self._pool.num_free,
+            pages_cached=self._pool.num_cached,
+            pages_used=self._pool.num_pages - self._pool.num_available,
+        )
 
     @property
     def free_pages(self) -> int:
         """Pages that no sequence references (cached ones included: they can be evicted)."""
-        raise NotImplementedError
+        return self._pool.num_available
 
     def check_invariants(self) -> None:
         """AssertionError unless every page is free, cached, or referenced exactly as often as counted."""
-        raise NotImplementedError
+        scheduler = self._scheduler
+        lines = [*scheduler.running, *scheduler.waiting]
+        members = [member for leader in lines for member in (leader, *leader.followers)]
+        assert {member.sequence_id for member in members} == set(self._sequences), "a sequence is lost"
+        assert len(members) == len(self._sequences), "a sequence is in line twice"
+        assert [member.sequence_id for member in lines] == sorted(member.sequence_id for member in lines)
+        assert all(not leader.pages for leader in scheduler.waiting), "a waiting sequence holds pages"
+        held = [page for member in members for page in member.pages]
+        self._pool.check([*held, *self._scorer.held_pages])
+
+    def _encode(self, prompt: str | Sequence[int]) -> Sequence[int]:
+        return self.tokenizer.encode(prompt, add_special=True) if isinstance(prompt, str) else prompt
+
+    def _new_sequence(self, tokens: Sequence[int], sampling: Sampling, tier: Tier) -> state.Sequence:
+        kv_formats = [name for block in self.config.blocks for name in (block.key_format, block.value_format)]
+        wants_text = self._has_tokenizer or sampling.stop
+        self._num_submitted += 1
+        return state.Sequence(
+            sequence_id=self._num_submitted,
+            tokens=list(map(int, tokens)),
+            num_prompt_tokens=len(tokens),
+            sampling=sampling,
+            tier=tier,
+            root=root_hash(self.artifact.hash, tier, 0, kv_formats),
+            answer=AnswerText(self.tokenizer.streamer() if wants_text else None, sampling.stop),
+        )
+
+
+def step_sequence(share: Share) -> StepSequence:
+    """A share as the runner takes it; logits are wanted once the last known token is run."""
+    sequence, first = share.sequence, share.sequence.num_cached_tokens
+    stop = first + share.num_tokens
+    wanted = [share.num_tokens - 1] if stop == len(sequence.tokens) else []
+    return StepSequence(
+        tokens=np.asarray(sequence.tokens[first:stop], np.int32),
+        first_position=first,
+        pages=np.asarray(sequence.pages[: pages_for(stop)], np.int32),
+        wanted=np.asarray(wanted, np.int32),
+        tier=sequence.tier,
+    )

@@ -52,17 +52,20 @@ class Sampling:
 
     def __post_init__(self) -> None:
         require(self.max_tokens >= 1, "max_tokens", self.max_tokens, "at least 1")
-        require(0 <= self.temperature < math.inf, "temperature", self.temperature, "0 or more")
+        temperature = self.temperature
+        require(
+            temperature == 0 or 1e-6 <= temperature <= 1e6, "temperature", temperature, "0, or 1e-6 to 1e6"
+        )
         require(self.top_k >= 0, "top_k", self.top_k, "0 (off) or more")
         require(0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1")
         require(0 <= self.min_p <= 1, "min_p", self.min_p, "between 0 and 1")
         penalty = self.repetition_penalty
-        require(0 < penalty < math.inf, "repetition_penalty", penalty, "above 0")
+        require(0.01 <= penalty <= 100, "repetition_penalty", penalty, "between 0.01 and 100")
         require(0 <= self.seed <= MASK64, "seed", self.seed, "between 0 and 2^64 - 1")
         require(not isinstance(self.stop, str), "stop", self.stop, "a tuple of texts, not one text")
         require(all(self.stop), "stop", self.stop, "without empty texts")
         for token, bias in self.logit_bias.items():
-            require(token >= 0 and math.isfinite(bias), f"logit_bias[{token}]", bias, "a finite number")
+            require(token >= 0 and abs(bias) <= 1e6, f"logit_bias[{token}]", bias, "between -1e6 and 1e6")
         count = self.logprobs
         require(count is None or 0 <= count <= MAX_LOGPROBS, "logprobs", count, f"0 to {MAX_LOGPROBS}")
 
@@ -71,3 +74,102 @@ def require(holds: bool, option: str, value: object, allowed: str) -> None:
     """Raise SamplingError unless an option is in its range."""
     if not holds:
         raise SamplingError(f"sampling option {option} is {value!r}: it must be {allowed}")
+
+
+def choose(logits: NDArray[np.float32], sampling: Sampling, tokens: Sequence[int]) -> int:
+    """The next token after `tokens` (prompt and answer so far), from its logits [vocab_size].
+
+    The logits are left as they are. They may hold -Inf (a token that is ruled out), not NaN or +Inf.
+    """
+    if sampling.logit_bias or sampling.repetition_penalty != 1:
+        logits = logits.copy()
+        add_bias(logits, sampling.logit_bias)
+        penalize_repetition(logits, sampling.repetition_penalty, tokens)
+    if sampling.temperature == 0:
+        return int(np.argmax(logits))  # the first of equals
+    kept = keep_top_k(logits, sampling.top_k)
+    scaled = (logits[kept].astype(np.float64) - float(logits.max())) / sampling.temperature
+    weights = np.exp(scaled)
+    inside = keep_top_p(weights, sampling.top_p)
+    kept, weights = kept[inside], weights[inside]
+    inside = weights >= sampling.min_p * weights.max()
+    kept, weights = kept[inside], weights[inside]
+    cumulative = np.cumsum(weights)
+    target = uniform(sampling.seed, len(tokens)) * cumulative[-1]
+    drawn = min(int(np.searchsorted(cumulative, target, side="right")), len(kept) - 1)
+    return int(kept[drawn])
+
+
+def add_bias(logits: NDArray[np.float32], bias: Mapping[int, float]) -> None:
+    """In place. The engine has refused tokens outside the vocabulary."""
+    for token, value in bias.items():
+        logits[token] += np.float32(value)
+
+
+def penalize_repetition(logits: NDArray[np.float32], penalty: float, tokens: Sequence[int]) -> None:
+    """In place, once for each token that occurs in `tokens`."""
+    if penalty != 1:
+        seen = np.unique(np.asarray(tokens, np.int64))
+        values = logits[seen]
+        logits[seen] = np.where(values > 0, values / np.float32(penalty), values * np.float32(penalty))
+
+
+def keep_top_k(logits: NDArray[np.float32], top_k: int) -> NDArray[np.int64]:
+    """Ids of the k largest logits, ascending; among equals at the border, the lowest ids. 0 keeps all."""
+    if top_k == 0 or top_k >= len(logits):
+        return np.arange(len(logits))
+    border = np.partition(logits, -top_k)[-top_k]
+    above = np.flatnonzero(logits > border)
+    equal = np.flatnonzero(logits == border)[: top_k - len(above)]
+    return np.sort(np.concatenate([above, equal]))
+
+
+def keep_top_p(weights: NDArray[np.float64], top_p: float) -> NDArray[np.int64]:
+    """Indices, ascending, of the smallest set of largest weights that reaches top_p of their sum.
+
+    All weights below (1 - top_p) / n of the sum n are together below 1 - top_p of it, so the set is found
+    without them: only a fraction of a large vocabulary is sorted.
+    """
+    if top_p == 1:
+        return np.arange(len(weights))
+    total = weights.sum()
+    candidates = np.flatnonzero(weights >= total * (1 - top_p) / len(weights))
+    order = candidates[np.argsort(-weights[candidates], kind="stable")]
+    reached = np.searchsorted(np.cumsum(weights[order]), total * top_p, side="left")
+    return np.sort(order[: int(reached) + 1])
+
+
+def uniform(seed: int, position: int) -> float:
+    """A number in [0, 1), a function of its arguments alone: splitmix64 (Steele et al. 2014) at a counter."""
+    state = (mix64(seed) + (position + 1) * 0x9E3779B97F4A7C15) & MASK64
+    return (mix64(state) >> 11) * 2.0**-53
+
+
+def mix64(value: int) -> int:
+    """The finalizer of splitmix64, a bijection on 64 bits."""
+    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & MASK64
+    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & MASK64
+    return value ^ (value >> 31)
+
+
+def log_normalizer(logits: NDArray[np.float32]) -> float:
+    """log(sum(exp(logits))) of one row; not finite if the row has a NaN or +Inf.
+
+    One row at a time, so that the order of summation cannot depend on how many rows there are.
+    """
+    largest = float(logits.max())
+    if not math.isfinite(largest):
+        return math.nan
+    return largest + math.log(float(np.exp(logits - np.float32(largest)).sum(dtype=np.float64)))
+
+
+def log_probabilities(
+    logits: NDArray[np.float32], token: int, count: int
+) -> tuple[float, tuple[tuple[int, float], ...]]:
+    """The log-probability of a token, and (token, log-probability) of the `count` likeliest, best first."""
+    normalizer = log_normalizer(logits)
+    likeliest = keep_top_k(logits, count) if count else np.empty(0, np.int64)
+    likeliest = likeliest[np.argsort(-logits[likeliest], kind="stable")]
+    return float(logits[token]) - normalizer, tuple(
+        (int(i), float(logits[i]) - normalizer) for i in likeliest
+    )
