@@ -36,3 +36,22 @@ def sum_rows(array: Array) -> Array:
         rows //= 2
         xp.add(array[:rows], array[rows : 2 * rows], out=array[:rows])
     return array[0]
+
+
+def sorted_values(array: Array) -> Array:
+    """All elements in ascending order, 1-D."""
+    xp = namespace(array)
+    flat = array.reshape(-1)
+    return np.sort(flat) if xp is np else xp.sort(flat).values
+
+
+def is_finite(array: Array) -> bool:
+    """No NaN and no Inf."""
+    return bool(namespace(array).isfinite(array).all())
+
+
+def as_integers(codes: Array, bits: int, signed: bool) -> Array:
+    """Whole numbers in the narrowest container both libraries compute with: 8 bits, or int32 beyond."""
+    xp = namespace(codes)
+    narrow = xp.int8 if signed else xp.uint8
+    return xp.asarray(codes, dtype=narrow if bits <= 8 else xp.int32)
