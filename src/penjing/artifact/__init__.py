@@ -1,5 +1,13 @@
 """The directory on disk: manifest, tensors, checksums, certificate (docs/artifact.md)."""
 
+from penjing.artifact.certificate import (
+    Certificate,
+    Measured,
+    MeasuredOn,
+    MeasuredSpeed,
+    read_certificate,
+    write_certificate,
+)
 from penjing.artifact.config import (
     BlockConfig,
     ModelConfig,
@@ -10,13 +18,18 @@ from penjing.artifact.config import (
 )
 from penjing.artifact.manifest import Manifest, Provenance, Source
 from penjing.artifact.reader import Artifact
+from penjing.artifact.verify import verify_artifact
 from penjing.artifact.writer import ArtifactWriter
 
 __all__ = [
     "Artifact",
     "ArtifactWriter",
     "BlockConfig",
+    "Certificate",
     "Manifest",
+    "Measured",
+    "MeasuredOn",
+    "MeasuredSpeed",
     "ModelConfig",
     "Provenance",
     "RopeConfig",
@@ -24,4 +37,7 @@ __all__ = [
     "TensorRole",
     "block_tensors",
     "expected_tensors",
+    "read_certificate",
+    "verify_artifact",
+    "write_certificate",
 ]

@@ -82,7 +82,7 @@ def expected_tensors(config: ModelConfig) -> dict[str, TensorRole]:
 
 
 def block_tensors(config: ModelConfig, block: BlockConfig) -> dict[str, TensorRole]:
-    """The tensors of one block, by their names inside it. Matrices are [outputs, inputs], as in checkpoints."""
+    """The tensors of one block, by their names inside it. Matrices are [outputs, inputs]."""
     hidden, head_dim, inner = config.hidden_size, config.head_dim, block.intermediate_size
     query, key = block.num_heads * head_dim, block.num_kv_heads * head_dim
     shapes: dict[str, tuple[int, ...]] = {"attention_norm": (hidden,)}

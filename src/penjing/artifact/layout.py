@@ -38,7 +38,7 @@ def padding_after(num_bytes: int) -> int:
 
 
 def expected_parts(format: StoredFormat, group_size: int, shape: tuple[int, ...]) -> dict[PartName, int]:
-    """Bytes of each part of a tensor, in the order they are written; padding inside tiles and groups included."""
+    """Bytes of each part of a tensor, in the order they are written; padding of tiles and groups included."""
     if len(shape) == 1:
         return {"data": 4 * shape[0]}
     sizes = part_sizes(format, shape[0], shape[1], group_size)

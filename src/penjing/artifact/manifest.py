@@ -69,7 +69,7 @@ class Provenance(Spec):
 class Manifest(Spec):
     """The whole of manifest.json. `hash` is SHA-256 over the canonical JSON of everything else."""
 
-    format_version: Literal[1] = FORMAT_VERSION
+    format_version: Literal[1] = 1
     kind: Literal["decoder"] = "decoder"
     config: ModelConfig
     tensors: dict[str, TensorEntry]

@@ -11,23 +11,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penjing.artifact.checksum import available_threads, crc32c, sha256_of, sha256_of_file
-from penjing.artifact.config import ModelConfig, expected_tensors
+from penjing.artifact.config import ModelConfig
 from penjing.artifact.layout import (
     ALIGNMENT,
     RESIDUAL_FILE,
     TENSORS_FILE,
     TensorFile,
-    expected_parts,
-    file_of,
     header,
 )
 from penjing.artifact.manifest import Manifest, Part, TensorEntry, read_manifest
+from penjing.artifact.structure import check_structure, tensor_files
 from penjing.errors import (
     ChecksumError,
-    ManifestError,
     MissingTensorError,
     NonFiniteScaleError,
-    TensorShapeError,
 )
 from penjing.formats import Encoded
 from penjing.spec import Tier
@@ -39,7 +36,7 @@ Verification = Literal["crc", "sha256", "none"]
 class Artifact:
     """An artifact on disk, mapped into memory; matrices and vectors are read-only views of the map.
 
-    Make one with `Artifact.open`. `hash` identifies it; `tiers` are the precisions it can run at, slowest last.
+    Make one with `Artifact.open`. `hash` identifies it.
     """
 
     def __init__(self, path: Path, manifest: Manifest, maps: dict[TensorFile, NDArray[np.uint8]]) -> None:
@@ -57,7 +54,7 @@ class Artifact:
         """
         directory = Path(path)
         manifest = read_manifest(directory)
-        check_tensor_table(directory, manifest)
+        check_structure(directory, manifest)
         maps = {file: map_file(directory, file, manifest) for file in tensor_files(manifest)}
         artifact = cls(directory, manifest, maps)
         if verify != "none":
@@ -92,7 +89,7 @@ class Artifact:
         return sum(self.maps[file].nbytes for file in files)
 
     def matrix(self, name: str) -> Encoded:
-        """A matrix by canonical name, without copying. Raises MissingTensorError for an unknown name."""
+        """A matrix by canonical name, without copying. Raises MissingTensorError."""
         entry = self.entry(name)
         views = {part: self.view(record) for part, record in entry.parts.items()}
         scales = views["scales"].view(np.uint16) if "scales" in views else None
@@ -101,7 +98,7 @@ class Artifact:
         return Encoded(entry.format, rows, columns, entry.group_size, codes, scales, views.get("residual"))
 
     def vector(self, name: str) -> NDArray[np.float32]:
-        """A vector by canonical name, float32, without copying. Raises MissingTensorError for an unknown name."""
+        """A vector by canonical name, float32, without copying. Raises MissingTensorError."""
         return self.view(self.entry(name).parts["data"]).view(np.float32)
 
     def entry(self, name: str) -> TensorEntry:
@@ -118,7 +115,7 @@ class Artifact:
     def check_sidecars(self) -> None:
         """Compare the SHA-256 of the tokenizer and its like. Raises ChecksumError."""
         for name, record in self.manifest.files.items():
-            if name not in self.maps and file_sha256(self.path, name) != record.sha256:
+            if name not in self.maps and file_sha256(self.path / name) != record.sha256:
                 raise ChecksumError(f"{self.path / name}: was changed after it was written; restore it")
 
     def check_parts(self, verify: Verification) -> None:
@@ -151,68 +148,12 @@ class Artifact:
                     )
 
 
-def tensor_files(manifest: Manifest) -> list[TensorFile]:
-    """tensors.bin, and residual.bin if a tensor is layered."""
-    used = {part.file for entry in manifest.tensors.values() for part in entry.parts.values()}
-    files: list[TensorFile] = [TENSORS_FILE, RESIDUAL_FILE]
-    return [file for file in files if file in used]
-
-
-def file_sha256(directory: Path, name: str) -> str:
+def file_sha256(path: Path) -> str:
     """SHA-256 of one of the artifact's files, or ChecksumError if it cannot be read."""
-    if Path(name).name != name:
-        raise ManifestError(f"{directory}: the manifest lists a file outside the artifact: {name!r}")
     try:
-        return sha256_of_file(directory / name)
+        return sha256_of_file(path)
     except OSError as error:
-        raise ChecksumError(f"{directory / name}: cannot be read ({error.strerror}); restore it") from None
-
-
-def check_tensor_table(directory: Path, manifest: Manifest) -> None:
-    """Every expected tensor and no other, with the shape the configuration says, its parts whole and apart."""
-    expected = expected_tensors(manifest.config)
-    missing = [name for name in expected if name not in manifest.tensors]
-    extra = [name for name in manifest.tensors if name not in expected]
-    if missing or extra:
-        what = f"lacks the tensor {missing[0]}" if missing else f"holds an unexpected tensor {extra[0]}"
-        raise MissingTensorError(f"{directory}: {what}; write the artifact again")
-    for name, role in expected.items():
-        check_entry(directory, name, role.shape, manifest.tensors[name])
-    check_overlaps(directory, manifest)
-
-
-def check_entry(directory: Path, name: str, shape: tuple[int, ...], entry: TensorEntry) -> None:
-    """A tensor's shape, and the file, size and alignment of its parts. Raises TensorShapeError or ManifestError."""
-    if entry.shape != shape:
-        raise TensorShapeError(
-            f"{directory}: {name} is {list(entry.shape)}, and the configuration says {list(shape)}; "
-            "write the artifact again"
-        )
-    grouped = entry.format in ("int8", "int4", "layered")
-    if grouped != (entry.group_size > 0) or (len(shape) == 1 and entry.format != "fp32"):
-        raise ManifestError(f"{directory}: {name} cannot be {entry.format} in groups of {entry.group_size}")
-    sizes = expected_parts(entry.format, entry.group_size, shape)
-    stored = {part: record.nbytes for part, record in entry.parts.items()}
-    if stored != sizes:
-        raise TensorShapeError(f"{directory}: parts of {name} are {stored} bytes, and {sizes} are expected")
-    for part, record in entry.parts.items():
-        if record.file != file_of(part) or record.offset % ALIGNMENT:
-            raise ManifestError(
-                f"{directory}: {part} of {name} may not lie at {record.offset} of {record.file}"
-            )
-
-
-def check_overlaps(directory: Path, manifest: Manifest) -> None:
-    """No part inside the header, in another part, or past the end of its file. Raises ManifestError."""
-    spans: list[tuple[TensorFile, int, int, str]] = []
-    for name, entry in manifest.tensors.items():
-        spans += [(part.file, part.offset, part.offset + part.nbytes, name) for part in entry.parts.values()]
-    ends: dict[TensorFile, int] = {}
-    for file, begin, end, name in sorted(spans):
-        record = manifest.files.get(file)
-        if begin < ends.get(file, ALIGNMENT) or record is None or end > record.nbytes:
-            raise ManifestError(f"{directory}: {name} overlaps another tensor or the end of {file}")
-        ends[file] = end
+        raise ChecksumError(f"{path}: cannot be read ({error.strerror}); restore it") from None
 
 
 def map_file(directory: Path, file: TensorFile, manifest: Manifest) -> NDArray[np.uint8]:
@@ -223,7 +164,7 @@ def map_file(directory: Path, file: TensorFile, manifest: Manifest) -> NDArray[n
             size = os.fstat(stream.fileno()).st_size
             if size != manifest.files[file].nbytes:
                 raise ChecksumError(
-                    f"{path}: {size} bytes, and the manifest says {manifest.files[file].nbytes}; copy it again"
+                    f"{path}: has {size} bytes, and {manifest.files[file].nbytes} are expected; copy it again"
                 )
             mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
     except FileNotFoundError:

@@ -29,7 +29,7 @@ def output_errors(target: Path) -> Iterator[None]:
 
 
 class StagingDirectory:
-    """A locked temporary sibling of `target`. `replaceable` says whether `force` may replace what is there."""
+    """A locked temporary sibling of `target`; `replaceable` says what `force` may replace."""
 
     def __init__(self, target: Path, *, force: bool, replaceable: Callable[[Path], bool]) -> None:
         self.target = Path(os.path.realpath(target))

@@ -104,7 +104,10 @@ class ArtifactWriter:
         self.staging.discard()
 
     def add_matrix(self, name: str, encoded: Encoded) -> None:
-        """Write the next tensor, a matrix. Raises MissingTensorError out of order, TensorShapeError for its shape."""
+        """Write the next tensor, a matrix.
+
+        Raises MissingTensorError out of order, TensorShapeError for another shape than the configuration's.
+        """
         shape = self.take(name, (encoded.rows, encoded.columns))
         parts: dict[PartName, NDArray[Any] | None] = {"codes": encoded.codes}
         if encoded.scales is None:

@@ -56,7 +56,7 @@ class Checkpoint:
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
     def read(self, name: str) -> NDArray[Any]:
-        """A tensor by canonical name, in its own dtype (ml_dtypes.bfloat16 for bf16), as memory of its own."""
+        """A tensor by canonical name, in its own dtype (ml_dtypes.bfloat16 for bf16)."""
         array = self.tensors[name].read()
         if name not in self.digests:
             self.digests[name] = hashlib.sha256(array.reshape(-1).view("u1").data).hexdigest()
@@ -89,7 +89,7 @@ def read_settings(directory: Path) -> Settings:
 
 
 def match_tensors(directory: Path, config: ModelConfig) -> dict[str, StoredTensor]:
-    """The tensors of the model by canonical name, in the order of execution; none missing, none unexplained."""
+    """The model's tensors by canonical name, in the order of execution; none missing, none unexplained."""
     stored = stored_tensors(directory)
     matched: dict[str, StoredTensor] = {}
     for name, role in expected_tensors(config).items():
@@ -103,7 +103,7 @@ def match_tensors(directory: Path, config: ModelConfig) -> dict[str, StoredTenso
     unexplained = sorted(name for name in stored if not name.endswith(IGNORED_SUFFIX))
     if unexplained:
         raise CheckpointShapeError(
-            f"{directory}: holds {unexplained[0]}, which {CONFIG_FILE} does not account for; check its settings"
+            f"{directory}: {CONFIG_FILE} does not account for the tensor {unexplained[0]}; check its settings"
         )
     return matched
 

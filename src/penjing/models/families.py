@@ -62,13 +62,14 @@ class Family:
     eos_ids: tuple[int, ...] = ()
 
 
-def no_windows(settings: Settings, num_layers: int) -> list[int | None]:
+def no_windows(_: Settings, num_layers: int) -> list[int | None]:
     """Llama: every layer sees everything."""
     return [None] * num_layers
 
 
 def uniform_windows(settings: Settings, num_layers: int) -> list[int | None]:
     """Mistral: one window for all layers; null is none, and a missing key is 4096."""
+    settings.require("layer_types", default=None, supported=(None,))
     window = (
         None
         if settings.data.get("sliding_window", 4096) is None
@@ -78,11 +79,11 @@ def uniform_windows(settings: Settings, num_layers: int) -> list[int | None]:
 
 
 def layered_windows(settings: Settings, num_layers: int) -> list[int | None]:
-    """Qwen: `layer_types`, or, where it is absent, layers from `max_window_layers` on; only if switched on."""
+    """Qwen: `layer_types`, or else the layers from `max_window_layers` on; only if switched on."""
     window = settings.integer("sliding_window", 4096) if settings.flag("use_sliding_window") else None
     types = settings.data.get("layer_types")
     if types is None:
-        first = settings.data.get("max_window_layers", 28)
+        first = settings.count("max_window_layers", 28)
         types = ["sliding_attention" if index >= first else "full_attention" for index in range(num_layers)]
     known = {"full_attention", "sliding_attention"}
     if not isinstance(types, list) or len(types) != num_layers or not known.issuperset(types):

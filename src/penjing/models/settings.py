@@ -19,7 +19,7 @@ ROPE_KEYS = {
 
 @dataclass(frozen=True)
 class Settings:
-    """The keys of config.json (`data`) and of generation_config.json (`generation`, empty if there is none)."""
+    """The keys of config.json (`data`) and generation_config.json (`generation`; empty if there is none)."""
 
     path: Path
     data: dict[str, Any]
@@ -33,6 +33,10 @@ class Settings:
             what = "is missing" if value is None else f"is {value!r}, not a positive whole number"
             raise CorruptCheckpointError(f"{self.path}: {key} {what}; download it again")
         return value
+
+    def count(self, key: str, default: int) -> int:
+        """A whole number, 0 or more; null counts as absent. Raises CorruptCheckpointError."""
+        return 0 if self.data.get(key) == 0 else self.integer(key, default)
 
     def number(self, key: str, default: float) -> float:
         """A positive number; null counts as absent. Raises CorruptCheckpointError."""

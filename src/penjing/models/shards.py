@@ -43,8 +43,8 @@ class StoredTensor:
     def read(self) -> NDArray[Any]:
         """The tensor in its own dtype (ml_dtypes.bfloat16 for BF16), as memory of its own.
 
-        Raises UnsupportedConfigError for any other dtype than F32, F16 and BF16, CorruptCheckpointError if the
-        file ends early.
+        Raises UnsupportedConfigError for any other dtype than F32, F16 and BF16, CorruptCheckpointError
+        if the file ends early.
         """
         dtype = DTYPES.get(self.dtype)
         if dtype is None:

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
 from penjing.artifact import Artifact, ArtifactWriter, ModelConfig, Provenance, Source, expected_tensors
 from penjing.errors import SpecError
 from penjing.formats import encode
-from penjing.models import Checkpoint
+from penjing.models import Checkpoint, needs_conversion, text_files
 from penjing.spec import QuantizeStep, Recipe, WeightFormat
-
-SIDECARS = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
 
 
 def quantize_checkpoint(
@@ -27,7 +26,7 @@ def quantize_checkpoint(
 ) -> Artifact:
     """Write the artifact that a recipe makes of a checkpoint; peak memory is about one tensor.
 
-    progress: called as (tensors done, tensors in all). The same source, recipe and versions give the same bytes.
+    The same source, recipe and versions give the same bytes. progress: called as (tensors done, all tensors).
     Raises SpecError for a recipe of more than one step, CheckpointError, FormatError or OutputError.
     """
     step = only_step(recipe)
@@ -42,13 +41,18 @@ def quantize_checkpoint(
                 writer.add_matrix(name, encode(tensor, format_of(step, name), step.scales, name))
             else:
                 writer.add_vector(name, tensor.astype(np.float32))
-        for file in SIDECARS:
-            if (checkpoint.path / file).is_file():
-                writer.add_file(checkpoint.path / file)
+        add_text_files(writer, checkpoint)
         writer.finish(provenance_of(checkpoint, recipe))
     if progress is not None:
         progress(len(roles), len(roles))
     return Artifact.open(writer.path, verify="none")
+
+
+def add_text_files(writer: ArtifactWriter, checkpoint: Checkpoint) -> None:
+    """Tokenizer, chat template and generation settings, as far as the checkpoint has them."""
+    with TemporaryDirectory() as scratch:
+        for file in text_files(checkpoint.path, Path(scratch)):
+            writer.add_file(file)
 
 
 def only_step(recipe: Recipe) -> QuantizeStep:
@@ -79,5 +83,8 @@ def provenance_of(checkpoint: Checkpoint, recipe: Recipe) -> Provenance:
         hash=checkpoint.hash,
         tensor_bytes=checkpoint.tensor_bytes,
     )
-    versions = {"numpy": np.__version__, "penjing": version("penjing")}
+    packages = ["ml_dtypes", "numpy", "penjing"]
+    if needs_conversion(checkpoint.path):
+        packages.append("transformers")
+    versions = {package: version(package) for package in packages}
     return Provenance(source=source, recipe=recipe, versions=versions)

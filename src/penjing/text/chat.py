@@ -17,7 +17,7 @@ from penjing.errors import TokenizerError
 
 
 class GenerationTag(jinja2.ext.Extension):
-    """`{% generation %}...{% endgeneration %}` marks the assistant's text for training; here it is just text."""
+    """`{% generation %}...{% endgeneration %}` marks an assistant's text for training; here it is text."""
 
     tags = {"generation"}  # noqa: RUF012  (declared so by jinja2)
 

@@ -8,11 +8,11 @@ REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # what decoders put in place of an in
 
 
 class TextStream:
-    """Turns tokens into text one at a time; what `push` and `flush` return, joined, is the decoded whole.
+    """Turns tokens into text one at a time; what `push` and `flush` return, joined, is the whole.
 
-    A character whose bytes are spread over several tokens is held back until it is complete. Each step decodes
-    only a short window: the tokens of the last emitted text, for context (decoders treat a first token
-    differently), and those after it.
+    A character whose bytes are spread over several tokens is held back until it is complete. Each step
+    decodes only a short window: the tokens of the last emitted text, for context (decoders treat a first
+    token differently), and those after it.
     """
 
     def __init__(self, decode: Callable[[Sequence[int]], str]) -> None:

@@ -1,0 +1,132 @@
+"""certificate.json: the measured claim that an artifact meets its budget.
+
+Everything that may differ between two runs (times, speeds, the machine) lives here and not in the manifest,
+so the artifact's hash does not cover it; the certificate names the artifact by that hash instead.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationError
+
+from penjing.artifact.layout import CERTIFICATE_FILE
+from penjing.artifact.manifest import HEX_SHA256, read_manifest
+from penjing.artifact.staging import output_errors, sync
+from penjing.errors import CertificateError
+from penjing.spec import Budget, KvFormat, Spec, Tier, canonical_json, describe
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Sha256 = Annotated[str, Field(pattern=HEX_SHA256)]
+
+
+class Measured(Spec):
+    """What was found at one tier, as served. NLL and KL are in nats per token, over `tokens` tokens.
+
+    size_ratio: artifact_bytes / checkpoint_bytes. upper_delta_nll: the one-sided bound of mean_delta_nll at
+    `confidence`, from resampling `units` documents or blocks of tokens. data_hash: SHA-256 of the text.
+    """
+
+    tier: Tier
+    artifact_bytes: int = Field(gt=0)
+    checkpoint_bytes: int = Field(gt=0)
+    size_ratio: Finite
+    mean_delta_nll: Finite
+    upper_delta_nll: Finite
+    confidence: Finite
+    tokens: int = Field(gt=0)
+    documents: int = Field(gt=0)
+    unit: Literal["document", "block"]
+    units: int = Field(gt=0)
+    reference_perplexity: Finite
+    candidate_perplexity: Finite
+    mean_kl: Finite
+    p99_kl: Finite
+    max_kl: Finite
+    top1_agreement: Finite
+    data_name: str
+    data_hash: Sha256
+
+
+class MeasuredOn(Spec):
+    """The machine that the measurement ran on."""
+
+    cpu_model: str
+    isa: str
+    threads: int = Field(gt=0)
+
+
+class MeasuredSpeed(Spec):
+    """Tokens a second of one sequence: `prefill` reads a prompt, `decode` writes one token at a time."""
+
+    prefill_tokens_per_second: Finite
+    decode_tokens_per_second: Finite
+
+
+class Certificate(Spec):
+    """A claim (`budget`), what was measured against it, and all that is needed to measure it again.
+
+    issued_at: UTC, ISO 8601. peak_memory_bytes: of the process while it measured.
+    """
+
+    certificate_version: Literal[1] = 1
+    artifact_hash: Sha256
+    source_name: str
+    source_hash: Sha256
+    budget: Budget
+    measured: Measured
+    measured_on: MeasuredOn
+    speed: MeasuredSpeed | None = None
+    peak_memory_bytes: int | None = None
+    reference_kv: KvFormat
+    seed: int = Field(ge=0)
+    versions: dict[str, str]
+    issued_at: str
+
+
+def write_certificate(directory: str | Path, certificate: Certificate) -> Path:
+    """Put a certificate into its artifact, replacing an older one whole.
+
+    Raises CertificateError if it is another artifact's, OutputNotWritableError if it cannot be written.
+    """
+    check_artifact(Path(directory), certificate)
+    path = Path(directory) / CERTIFICATE_FILE
+    partial = path.with_name(f".{CERTIFICATE_FILE}.partial-{os.getpid()}")
+    with output_errors(path):
+        try:
+            partial.write_text(canonical_json(certificate) + "\n", "utf-8")
+            sync(partial)
+            partial.replace(path)
+            sync(path.parent)
+        finally:
+            partial.unlink(missing_ok=True)
+    return path
+
+
+def read_certificate(directory: str | Path) -> Certificate:
+    """The certificate of an artifact. Raises CertificateError if it is absent, malformed, or another's."""
+    path = Path(directory) / CERTIFICATE_FILE
+    try:
+        data = json.loads(path.read_bytes())
+        certificate = Certificate.model_validate(data)
+    except FileNotFoundError:
+        raise CertificateError(f"{directory}: has no certificate; `penjing optimize` issues one") from None
+    except ValidationError as error:
+        raise CertificateError(f"{path}: {describe(error)}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise CertificateError(f"{path}: cannot be read ({error})") from None
+    check_artifact(Path(directory), certificate)
+    return certificate
+
+
+def check_artifact(directory: Path, certificate: Certificate) -> None:
+    """Whether the certificate speaks of this artifact and its source."""
+    manifest = read_manifest(directory)
+    claimed = (certificate.artifact_hash, certificate.source_hash)
+    if claimed != (manifest.hash, manifest.provenance.source.hash):
+        raise CertificateError(
+            f"{directory}: the certificate belongs to another artifact; measure this one again"
+        )
