@@ -17,6 +17,12 @@
 //   bits(Floats) -> Ints, from_bits(Ints) -> Floats
 //   shift_left<n>, shift_right<n>      of Ints, arithmetic
 //   sum, max_lane (Floats or Ints)     lanes i and i + 8, then i + 4, i + 2, i + 1
+// and for linear_body.h alone, weight codes of sixteen rows by four columns, and four activations:
+//   Codes, Quad, load_codes, load_quad, low_nibbles, high_nibbles
+//   kWideDot: low_layers, high_layers (8u + v of two planes' nibbles) and
+//             dot(acc, codes, x): acc[row] += sum over j < 4 of codes[4 row + j] * x[j]
+//   otherwise: dot_pairs and add_pairs, the same in two steps for codes below 16
+//   kBlockTiles, kBlockTokens: the accumulators that fit its registers
 #pragma once
 #include <cstdint>
 

@@ -148,24 +148,45 @@ struct Vec<Avx2> : PartialAccess<Avx2> {
   PENJING_INLINE int32_t sum(Ints a) { return sum_8(_mm256_add_epi32(a.low, a.high)); }
   PENJING_INLINE int32_t max_lane(Ints a) { return max_8(_mm256_max_epi32(a.low, a.high)); }
 
-  // Without a dot product instruction, vpmaddubsw adds pairs of byte products in 16 bits and would saturate
-  // beyond nibbles: linear_body.h runs wider codes as two nibble dot products.
-  static constexpr bool kWideDot = false;
-};
-
-#if defined(__AVXVNNI__)
-template <>
-struct Vec<Avx2Vnni> : Vec<Avx2> {
   struct Codes {
     __m256i low, high;
   };
-  static constexpr bool kWideDot = true;
+  using Quad = __m256i;
+  static constexpr int kBlockTiles = 1, kBlockTokens = 4;
   PENJING_INLINE Codes load_codes(const uint8_t* p) { return {load_256(p), load_256(p + 32)}; }
+  PENJING_INLINE Quad load_quad(const int8_t* p) {
+    int32_t quad;
+    __builtin_memcpy(&quad, p, 4);
+    return _mm256_set1_epi32(quad);
+  }
   PENJING_INLINE __m256i mask(__m256i a, char bits) { return _mm256_and_si256(a, _mm256_set1_epi8(bits)); }
   PENJING_INLINE Codes low_nibbles(Codes a) { return {mask(a.low, 15), mask(a.high, 15)}; }
   PENJING_INLINE Codes high_nibbles(Codes a) {
     return {mask(_mm256_srli_epi16(a.low, 4), 15), mask(_mm256_srli_epi16(a.high, 4), 15)};
   }
+
+  // Without a dot product instruction, vpmaddubsw adds two byte products in 16 bits. With nibbles that is at
+  // most 2 x 15 x 127, so that eight of them fit (30,480); wider codes would saturate, and linear_body.h runs
+  // them as two nibble dot products.
+  static constexpr bool kWideDot = false;
+  struct Words {
+    __m256i low, high;
+  };
+  PENJING_INLINE Words zero_words() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+  PENJING_INLINE Words dot_pairs(Words acc, Codes nibbles, Quad x) {
+    return {_mm256_add_epi16(acc.low, _mm256_maddubs_epi16(nibbles.low, x)),
+            _mm256_add_epi16(acc.high, _mm256_maddubs_epi16(nibbles.high, x))};
+  }
+  PENJING_INLINE Ints add_pairs(Words a) {
+    const __m256i ones = _mm256_set1_epi16(1);
+    return {_mm256_madd_epi16(a.low, ones), _mm256_madd_epi16(a.high, ones)};
+  }
+};
+
+#if defined(__AVXVNNI__)
+template <>
+struct Vec<Avx2Vnni> : Vec<Avx2> {
+  static constexpr bool kWideDot = true;
   PENJING_INLINE __m256i low_layers(__m256i base, __m256i residual) {
     return _mm256_add_epi8(mask(_mm256_slli_epi16(base, 3), 0x78), mask(residual, 15));
   }
@@ -178,12 +199,8 @@ struct Vec<Avx2Vnni> : Vec<Avx2> {
   PENJING_INLINE Codes high_layers(Codes base, Codes residual) {
     return {high_layers(base.low, residual.low), high_layers(base.high, residual.high)};
   }
-  PENJING_INLINE Ints dot(Ints acc, Codes codes, const int8_t* x) {
-    int32_t quad;
-    __builtin_memcpy(&quad, x, 4);
-    const __m256i four = _mm256_set1_epi32(quad);
-    return {_mm256_dpbusd_avx_epi32(acc.low, codes.low, four),
-            _mm256_dpbusd_avx_epi32(acc.high, codes.high, four)};
+  PENJING_INLINE Ints dot(Ints acc, Codes codes, Quad x) {
+    return {_mm256_dpbusd_avx_epi32(acc.low, codes.low, x), _mm256_dpbusd_avx_epi32(acc.high, codes.high, x)};
   }
 };
 #endif

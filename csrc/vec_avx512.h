@@ -77,7 +77,9 @@ struct Vec<Avx512> : PartialAccess<Avx512> {
   PENJING_INLINE int32_t max_lane(Ints a) { return _mm512_reduce_max_epi32(a); }
 
   using Codes = __m512i;
+  using Quad = __m512i;
   static constexpr bool kWideDot = true;
+  static constexpr int kBlockTiles = 2, kBlockTokens = 8;
   PENJING_INLINE Codes load_codes(const uint8_t* p) { return _mm512_loadu_si512(p); }
   PENJING_INLINE Codes mask(Codes a, char bits) { return _mm512_and_si512(a, _mm512_set1_epi8(bits)); }
   PENJING_INLINE Codes low_nibbles(Codes a) { return mask(a, 15); }
@@ -88,11 +90,12 @@ struct Vec<Avx512> : PartialAccess<Avx512> {
   PENJING_INLINE Codes high_layers(Codes base, Codes residual) {
     return _mm512_add_epi8(mask(_mm512_srli_epi16(base, 1), 0x78), mask(_mm512_srli_epi16(residual, 4), 15));
   }
-  PENJING_INLINE Ints dot(Ints acc, Codes codes, const int8_t* x) {
+  PENJING_INLINE Quad load_quad(const int8_t* p) {
     int32_t quad;
-    __builtin_memcpy(&quad, x, 4);
-    return _mm512_dpbusd_epi32(acc, codes, _mm512_set1_epi32(quad));
+    __builtin_memcpy(&quad, p, 4);
+    return _mm512_set1_epi32(quad);
   }
+  PENJING_INLINE Ints dot(Ints acc, Codes codes, Quad x) { return _mm512_dpbusd_epi32(acc, codes, x); }
 };
 
 }  // namespace penjing

@@ -167,11 +167,16 @@ struct Vec<Scalar> : PartialAccess<Scalar> {
     return result;
   }
 
-  // acc[row] += sum over j < 4 of codes[4 row + j] * x[j]: unsigned bytes times four signed bytes.
+  // Weight codes of sixteen rows by four columns, and four activations.
   struct Codes {
     uint8_t byte[64];
   };
+  struct Quad {
+    int8_t byte[4];
+  };
   static constexpr bool kWideDot = true;
+  static constexpr int kBlockTiles = 1, kBlockTokens = 4;
+  PENJING_INLINE Quad load_quad(const int8_t* p) { return {{p[0], p[1], p[2], p[3]}}; }
   PENJING_INLINE Codes load_codes(const uint8_t* p) {
     Codes result;
     __builtin_memcpy(result.byte, p, 64);
@@ -196,10 +201,10 @@ struct Vec<Scalar> : PartialAccess<Scalar> {
   PENJING_INLINE Codes high_layers(Codes base, Codes residual) {
     return each([&](int i) { return 8 * (base.byte[i] >> 4) + (residual.byte[i] >> 4); });
   }
-  PENJING_INLINE Ints dot(Ints acc, Codes codes, const int8_t* x) {
+  PENJING_INLINE Ints dot(Ints acc, Codes codes, Quad x) {
     return ints([&](int64_t i) {
       int32_t total = acc.lane[i];
-      for (int j = 0; j < 4; ++j) total += int32_t{codes.byte[4 * i + j]} * x[j];
+      for (int64_t j = 0; j < 4; ++j) total += int32_t{codes.byte[4 * i + j]} * x.byte[j];
       return total;
     });
   }

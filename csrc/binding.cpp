@@ -1,0 +1,207 @@
+// Python's view of the kernels. Arrays are checked here and nowhere below; src/penjing/kernels wraps this.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "binding.h"
+#include "crc32c.h"
+#include "kernels.h"
+#include "threads.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace penjing {
+namespace {
+
+template <class T>
+using Table = nb::ndarray<T, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Writable = nb::ndarray<float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+constexpr const char* kFormatNames[] = {"fp32", "fp16", "bf16", "int8", "int4", "layered"};
+constexpr int64_t kFormatBits[] = {32, 16, 16, 8, 4, 4};  // of a weight in `codes`
+
+Format parse_format(const std::string& name) {
+  for (int i = 0; i < 6; ++i)
+    if (name == kFormatNames[i]) return static_cast<Format>(i);
+  throw std::invalid_argument("unknown matrix format '" + name + "'");
+}
+
+Tier parse_tier(const std::string& name) {
+  if (name == "fast") return Tier::fast;
+  if (name == "best") return Tier::best;
+  throw std::invalid_argument("unknown tier '" + name + "': use fast or best");
+}
+
+const Kernels& parse_isa(const std::string& name) {
+  if (const Kernels* kernels = find_kernels(name.c_str())) return *kernels;
+  throw std::invalid_argument("this CPU cannot run the instruction set '" + name + "'");
+}
+
+void expect(bool condition, const std::string& complaint) {
+  if (!condition) throw std::invalid_argument(complaint);
+}
+
+void expect_size(const char* part, size_t actual, int64_t expected) {
+  expect(actual == static_cast<size_t>(expected), std::string(part) + " has " + std::to_string(actual) +
+                                                      " elements, and " + std::to_string(expected) +
+                                                      " are expected");
+}
+
+BoundMatrix bind_matrix(const std::string& format_name, int64_t rows, int64_t columns, int64_t group_size,
+                        Flat<uint8_t> codes, std::optional<Flat<uint16_t>> scales,
+                        std::optional<Flat<uint8_t>> residual) {
+  const Format format = parse_format(format_name);
+  const bool grouped = format == Format::int8 || format == Format::int4 || format == Format::layered;
+  constexpr int64_t kLongest = int64_t{1} << 31;
+  expect(rows > 0 && columns > 0 && rows <= kLongest && columns <= kLongest,
+         "rows and columns must be positive");
+  expect(grouped ? group_size == 32 || group_size == 64 || group_size == 128 : group_size == 0,
+         "group_size must be 32, 64 or 128 for integer formats, and 0 for floats");
+  expect(scales.has_value() == grouped, grouped ? "scales are missing" : "float formats have no scales");
+  expect(residual.has_value() == (format == Format::layered), "a residual plane belongs to layered matrices");
+
+  BoundMatrix bound{};
+  bound.codes = codes;
+  bound.view = {format, rows, columns, group_size, codes.data(), nullptr, nullptr};
+  const Matrix& view = bound.view;
+  const int64_t bits = kFormatBits[static_cast<int>(format)];
+  const int64_t plane = view.row_tiles() * kRowsPerTile * view.padded_columns() * bits / 8;
+  expect_size("codes", codes.size(), plane);
+  expect(grouped || reinterpret_cast<uintptr_t>(codes.data()) % (bits / 8) == 0, "codes are not aligned");
+  if (scales) {
+    expect_size("scales", scales->size(), view.row_tiles() * view.groups() * kRowsPerTile);
+    bound.scales = *scales;
+    bound.view.scales = scales->data();
+  }
+  if (residual) {
+    expect_size("residual", residual->size(), plane);
+    bound.residual = *residual;
+    bound.view.residual = residual->data();
+  }
+  return bound;
+}
+
+// Calls product(first tile, last tile) over all row tiles; each call computes its outputs whole.
+template <class Product>
+void share_tiles(const Matrix& w, int threads, const Product& product) {
+  ThreadPool pool(threads);
+  const int64_t tiles = w.row_tiles(), parts = threads == 1 ? 1 : 4 * threads;
+  const int64_t step = ((tiles + parts - 1) / parts + 1) / 2 * 2;
+  pool.run((tiles + step - 1) / step, [&](int64_t part, int) {
+    const int64_t first = part * step;
+    product(first, first + step < tiles ? first + step : tiles);
+  });
+}
+
+void linear_float(const BoundMatrix& matrix, Table<const float> x, const std::string& isa, int threads,
+                  Table<float> out) {
+  const Matrix& w = matrix.view;
+  const Kernels& kernels = parse_isa(isa);
+  expect(w.group_size == 0, "an integer matrix takes quantized rows");
+  expect_size("a row of x", x.shape(1), w.columns);
+  expect_size("a row of out", out.shape(1), w.rows);
+  expect_size("out", out.shape(0), static_cast<int64_t>(x.shape(0)));
+  const auto tokens = static_cast<int64_t>(x.shape(0));
+  nb::gil_scoped_release released;
+  share_tiles(w, threads, [&](int64_t first, int64_t last) {
+    kernels.linear_float(w, x.data(), tokens, w.columns, first, last, out.data(), w.rows);
+  });
+}
+
+void linear_int(const BoundMatrix& matrix, const std::string& tier_name, Table<const int8_t> codes,
+                Table<const float> scales, Table<const int32_t> sums, const std::string& isa, int threads,
+                Table<float> out) {
+  const Matrix& w = matrix.view;
+  const Kernels& kernels = parse_isa(isa);
+  const Tier tier = parse_tier(tier_name);
+  const auto tokens = static_cast<int64_t>(codes.shape(0));
+  expect(w.group_size != 0, "a float matrix takes float32 rows");
+  expect_size("a row of codes", codes.shape(1), w.padded_columns());
+  expect_size("a row of scales", scales.shape(1), w.groups());
+  expect_size("a row of sums", sums.shape(1), w.groups());
+  expect_size("a row of out", out.shape(1), w.rows);
+  expect_size("scales", scales.shape(0), tokens);
+  expect_size("sums", sums.shape(0), tokens);
+  expect_size("out", out.shape(0), tokens);
+  nb::gil_scoped_release released;
+  const QuantizedRows rows{codes.data(), scales.data(), sums.data()};
+  share_tiles(w, threads, [&](int64_t first, int64_t last) {
+    kernels.linear_int(w, tier, rows, tokens, first, last, out.data(), w.rows);
+  });
+}
+
+void quantize_rows(Table<const float> x, int64_t group_size, const std::string& isa, Table<int8_t> codes,
+                   Table<float> scales, Table<int32_t> sums) {
+  const Kernels& kernels = parse_isa(isa);
+  expect(group_size == 32 || group_size == 64 || group_size == 128, "group_size must be 32, 64 or 128");
+  const auto tokens = static_cast<int64_t>(x.shape(0)), columns = static_cast<int64_t>(x.shape(1));
+  const int64_t groups = (columns + group_size - 1) / group_size;
+  expect_size("codes", codes.size(), tokens * groups * group_size);
+  expect_size("scales", scales.size(), tokens * groups);
+  expect_size("sums", sums.size(), tokens * groups);
+  nb::gil_scoped_release released;
+  kernels.quantize_rows(x.data(), tokens, columns, group_size, codes.data(), scales.data(), sums.data());
+}
+
+void dequantize_row(const BoundMatrix& matrix, int64_t row, const std::string& tier_name,
+                    const std::string& isa, Writable out) {
+  const Kernels& kernels = parse_isa(isa);
+  const Tier tier = parse_tier(tier_name);
+  expect(row >= 0 && row < matrix.view.rows, "row " + std::to_string(row) + " is outside the matrix");
+  expect_size("out", out.size(), matrix.view.columns);
+  kernels.dequantize_row(matrix.view, tier, row, out.data());
+}
+
+std::vector<std::string> kernel_names() {
+  std::vector<std::string> names;
+  for (const char* const* name = available_kernels(); *name; ++name) names.emplace_back(*name);
+  return names;
+}
+
+}  // namespace
+}  // namespace penjing
+
+NB_MODULE(_core, module) {
+  using namespace penjing;
+  nb::class_<BoundMatrix>(module, "Matrix")
+      .def("__init__",
+           [](BoundMatrix* self, const std::string& format, int64_t rows, int64_t columns, int64_t group_size,
+              Flat<uint8_t> codes, std::optional<Flat<uint16_t>> scales,
+              std::optional<Flat<uint8_t>> residual) {
+             new (self) BoundMatrix(bind_matrix(format, rows, columns, group_size, codes, scales, residual));
+           },
+           "format"_a, "rows"_a, "columns"_a, "group_size"_a, "codes"_a.noconvert(),
+           "scales"_a.noconvert().none() = nb::none(), "residual"_a.noconvert().none() = nb::none())
+      .def_prop_ro("format", [](const BoundMatrix& m) { return kFormatNames[static_cast<int>(m.view.format)]; })
+      .def_prop_ro("rows", [](const BoundMatrix& m) { return m.view.rows; })
+      .def_prop_ro("columns", [](const BoundMatrix& m) { return m.view.columns; })
+      .def_prop_ro("group_size", [](const BoundMatrix& m) { return m.view.group_size; });
+  module.def("available_kernels", &kernel_names);
+  module.def("linear_float", &linear_float, "matrix"_a, "x"_a.noconvert(), "isa"_a, "threads"_a,
+             "out"_a.noconvert());
+  module.def("linear_int", &linear_int, "matrix"_a, "tier"_a, "codes"_a.noconvert(), "scales"_a.noconvert(),
+             "sums"_a.noconvert(), "isa"_a, "threads"_a, "out"_a.noconvert());
+  module.def("quantize_rows", &quantize_rows, "x"_a.noconvert(), "group_size"_a, "isa"_a, "codes"_a.noconvert(),
+             "scales"_a.noconvert(), "sums"_a.noconvert());
+  module.def("dequantize_row", &dequantize_row, "matrix"_a, "row"_a, "tier"_a, "isa"_a, "out"_a.noconvert());
+  module.def(
+      "crc32c",
+      [](Flat<uint8_t> bytes, int threads) {
+        nb::gil_scoped_release released;
+        ThreadPool pool(threads);
+        return crc32c(bytes.data(), bytes.size(), pool);
+      },
+      "bytes"_a.noconvert(), "threads"_a);
+  module.def(
+      "crc32c_portable", [](Flat<uint8_t> bytes) { return crc32c_portable(0, bytes.data(), bytes.size()); },
+      "bytes"_a.noconvert());
+  bind_model(module);
+}

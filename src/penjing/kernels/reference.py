@@ -1,0 +1,178 @@
+"""The numpy oracle of every kernel: docs/artifact.md, "Matrices" and "Activations", formula by formula.
+
+Clear rather than quick, and exact: the float32 sums are the kernels' own sequence of fused multiply-adds, so
+that a kernel can be asked for the same bits. Nothing here is shared with penjing.formats, which packs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from penjing.spec import Tier
+
+TILE_ROWS = 16
+SMALLEST_MAGNITUDE = np.float32(1e-30)  # groups below have scale 0
+ELEMENTS: dict[str, Any] = {"fp32": np.float32, "fp16": np.float16, "bf16": ml_dtypes.bfloat16}
+OFFSETS = {"int8": 128, "int4": 8, "layered": 8}  # the unsigned code of zero
+
+
+class QuantizedRows(NamedTuple):
+    """Activations as integer kernels read them.
+
+    codes: int8 [tokens, padded columns], zero in the padding. scales: float32 [tokens, groups].
+    sums: int32 [tokens, groups], the sum of each group's codes.
+    """
+
+    codes: NDArray[np.int8]
+    scales: NDArray[np.float32]
+    sums: NDArray[np.int32]
+
+
+@dataclass(frozen=True, eq=False)
+class Matrix:
+    """The oracle's view of a matrix in tile order; the fields are those of penjing.kernels.Matrix."""
+
+    format: str
+    rows: int
+    columns: int
+    group_size: int
+    codes: NDArray[np.uint8]
+    scales: NDArray[np.uint16] | None = None
+    residual: NDArray[np.uint8] | None = None
+
+    @property
+    def groups(self) -> int:
+        """Groups of a row; 0 for float formats."""
+        return -(-self.columns // self.group_size) if self.group_size else 0
+
+
+def unpack_plane(packed: NDArray[np.uint8], columns: int, bits: int) -> NDArray[np.int32]:
+    """Unsigned codes [padded rows, columns] of one plane, by the documented byte of each (row, column)."""
+    row, k = np.arange(TILE_ROWS)[:, None], np.arange(columns)[None, :]
+    tiles = packed.reshape(-1, TILE_ROWS * columns * bits // 8)
+    if bits == 8:
+        codes = tiles[:, 64 * (k // 4) + 4 * row + k % 4]
+    else:
+        codes = tiles[:, 64 * (k // 8) + 4 * row + k % 4] >> (4 * (k % 8 >= 4)) & 15
+    return codes.reshape(-1, columns).astype(np.int32)
+
+
+def signed_codes(matrix: Matrix, tier: Tier) -> NDArray[np.int32]:
+    """Codes [padded rows, padded columns] that multiply activations: q, or 8 q + r for a layered `best`."""
+    columns = matrix.groups * matrix.group_size
+    bits = 8 if matrix.format == "int8" else 4
+    codes = unpack_plane(matrix.codes, columns, bits) - OFFSETS[matrix.format]
+    if matrix.format == "layered" and tier == "best":
+        assert matrix.residual is not None
+        codes = 8 * codes + unpack_plane(matrix.residual, columns, 4) - 8
+    return codes
+
+
+def weight_scales(matrix: Matrix, tier: Tier) -> NDArray[np.float32]:
+    """Scales [padded rows, groups], an eighth of the stored ones for a layered `best`."""
+    assert matrix.scales is not None
+    stored = matrix.scales.view(np.float16).reshape(-1, matrix.groups, TILE_ROWS).astype(np.float32)
+    step = np.float32(0.125 if matrix.format == "layered" and tier == "best" else 1.0)
+    return stored.transpose(0, 2, 1).reshape(-1, matrix.groups) * step
+
+
+def elements(matrix: Matrix) -> NDArray[np.float32]:
+    """Weights [rows, columns] of a float format."""
+    stored = matrix.codes.view(ELEMENTS[matrix.format]).reshape(-1, matrix.columns, TILE_ROWS)
+    return stored.transpose(0, 2, 1).reshape(-1, matrix.columns)[: matrix.rows].astype(np.float32)
+
+
+def dequantize(matrix: Matrix, tier: Tier = "best") -> NDArray[np.float32]:
+    """The float32 weights [rows, columns] that the matrix stands for."""
+    if matrix.format in ELEMENTS:
+        return elements(matrix)
+    scales = np.repeat(weight_scales(matrix, tier), matrix.group_size, axis=1)
+    return (scales * signed_codes(matrix, tier).astype(np.float32))[: matrix.rows, : matrix.columns]
+
+
+def dequantize_row(matrix: Matrix, row: int, tier: Tier = "best") -> NDArray[np.float32]:
+    """One row of `dequantize`, float32 [columns]."""
+    return dequantize(matrix, tier)[row]
+
+
+def quantize_rows(x: NDArray[np.float32], group_size: int) -> QuantizedRows:
+    """Activations [tokens, columns] to int8, each token and group with its own scale.
+
+    A group with NaN or Inf has codes 0 and scale NaN, so that every output that depends on it is NaN.
+    """
+    tokens, columns = x.shape
+    groups = -(-columns // group_size)
+    padded = np.zeros((tokens, groups * group_size), np.float32)
+    padded[:, :columns] = x
+    values = padded.reshape(tokens, groups, group_size)
+    largest = np.abs(values).max(axis=2)
+    finite = np.isfinite(largest)
+    used = finite & (largest >= SMALLEST_MAGNITUDE)
+    divisor = np.where(used, largest, np.float32(1))
+    inverse = np.where(used, np.float32(127) / divisor, np.float32(0))
+    products = np.where(used[..., None], values, np.float32(0)) * inverse[..., None]
+    codes = np.clip(np.rint(products), -127, 127).astype(np.int8)
+    scales = np.where(used, divisor / np.float32(127), np.where(finite, np.float32(0), np.float32(np.nan)))
+    sums = codes.sum(axis=2, dtype=np.int32)
+    return QuantizedRows(codes.reshape(padded.shape), scales.astype(np.float32), sums)
+
+
+def fma(a: NDArray[np.float32], b: NDArray[np.float32], c: NDArray[np.float32]) -> NDArray[np.float32]:
+    """a * b + c in float32, rounded once.
+
+    The product is exact in float64. Its sum with c is rounded to odd there (if inexact, to the neighbour whose
+    last bit is 1), after which rounding to float32 is the only rounding that can be seen (Boldo and Melquiond
+    2008).
+    """
+    product, addend = a.astype(np.float64) * b.astype(np.float64), np.asarray(c, np.float64)
+    total = product + addend
+    part = total - product
+    error = (product - (total - part)) + (addend - part)
+    even = (total.view(np.int64) & 1) == 0
+    inexact = even & (error != 0) & np.isfinite(total)
+    towards = np.where(error > 0, np.inf, -np.inf)
+    odd = np.where(inexact, np.nextafter(total, towards), total)
+    return odd.astype(np.float32)
+
+
+def linear_int(matrix: Matrix, rows: QuantizedRows, tier: Tier = "best") -> NDArray[np.float32]:
+    """Outputs [tokens, rows] of an integer matrix: an exact int32 sum a group, fused into a float32 sum."""
+    codes, scales = signed_codes(matrix, tier), weight_scales(matrix, tier)
+    total = np.zeros((rows.codes.shape[0], codes.shape[0]), np.float32)
+    for group in range(matrix.groups):
+        span = slice(group * matrix.group_size, (group + 1) * matrix.group_size)
+        sums = rows.codes[:, span].astype(np.int32) @ codes[:, span].T
+        factors = scales[:, group] * rows.scales[:, group, None]
+        total = fma(sums.astype(np.float32), factors, total)
+    return total[:, : matrix.rows]
+
+
+def linear_float(matrix: Matrix, x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Outputs [tokens, rows] of a float matrix: one fused sum over k, ascending."""
+    weights = elements(matrix)
+    total = np.zeros((x.shape[0], matrix.rows), np.float32)
+    for k in range(matrix.columns):
+        total = fma(weights[None, :, k], x[:, k, None], total)
+    return total
+
+
+def linear(matrix: Matrix, x: NDArray[np.float32], tier: Tier = "best") -> NDArray[np.float32]:
+    """x [tokens, columns] times the matrix transposed: float32 [tokens, rows]."""
+    if matrix.format in ELEMENTS:
+        return linear_float(matrix, x)
+    return linear_int(matrix, quantize_rows(x, matrix.group_size), tier)
+
+
+def crc32c(data: bytes) -> int:
+    """CRC-32C (RFC 3720), bit by bit."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+    return crc ^ 0xFFFFFFFF
