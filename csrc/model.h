@@ -1,0 +1,148 @@
+// A decoder and its KV memory; `step` runs all blocks over a batch of sequences.
+//
+// A sequence's logits are a bitwise function of its tokens, the weights, its tier, the KV formats and the
+// instruction set. Each value below is computed by one task, from whole rows or in spans of absolute positions,
+// so that threads and batches decide only who computes it and when.
+#pragma once
+#include <atomic>
+#include <cstdint>
+#include <cstdlib>
+#include <initializer_list>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "activations.h"
+#include "kernels.h"
+#include "threads.h"
+
+namespace penjing {
+
+struct ModelShape {
+  int64_t vocab_size, hidden_size, head_dim, max_positions;
+  float norm_eps;
+  std::vector<float> inverse_frequencies;  // head_dim / 2
+  float rope_factor;                       // cosine and sine are multiplied by it
+};
+
+// A matrix and its bias (null for none).
+struct Projection {
+  Matrix matrix{};
+  const float* bias = nullptr;
+};
+
+struct Block {
+  int64_t num_heads, num_kv_heads, intermediate_size;
+  int64_t sliding_window;  // positions a token sees, itself included; 0 for all
+  Format key_format, value_format;
+  const float* attention_norm;
+  const float* feed_forward_norm;
+  const float* query_norm;  // null, or [head_dim] like key_norm
+  const float* key_norm;
+  Projection query, key, value, output, gate, up, down;
+};
+
+// Weights outside the blocks. A tied head is the embedding given twice.
+struct Ends {
+  Matrix embedding, head;
+  const float* final_norm;
+};
+
+// See StepSequence in src/penjing/engine/step.py. `allowed` is null or [vocab_size], zero for forbidden.
+struct StepSequence {
+  const int32_t* tokens;
+  int64_t num_tokens, first_position;
+  const int32_t* pages;
+  int64_t num_pages;
+  const int32_t* wanted;
+  int64_t num_wanted;
+  Tier tier;
+  const uint8_t* allowed;
+};
+
+class Model {
+ public:
+  // All pointers must outlive the model. Raises std::invalid_argument for shapes that do not fit together.
+  Model(const Kernels& kernels, int threads, ModelShape shape, const Ends& ends, std::vector<Block> blocks);
+
+  int64_t vocab_size() const { return shape_.vocab_size; }
+  int64_t num_pages() const { return num_pages_; }
+  int64_t bytes_per_page() const { return page_bytes_; }
+
+  // Throw away the KV memory and take room for `num_pages` pages, zeroed. std::bad_alloc leaves no pages.
+  void allocate(int64_t num_pages);
+  void copy_page(int64_t source, int64_t target);
+
+  // Run one step. logits: [sum of num_wanted][vocab_size], in the order of sequences and wanted. Raises
+  // std::invalid_argument, having touched nothing, for anything out of range. Returns the index of the first
+  // sequence with NaN or Inf in its final hidden states or wanted logits, or -1.
+  int64_t step(const std::vector<StepSequence>& sequences, float* logits);
+
+ private:
+  // One token of the step, and where it belongs.
+  struct Row {
+    const StepSequence* sequence;
+    int64_t sequence_index, position;
+  };
+  // Consecutive rows that run at the same tier.
+  struct Segment {
+    Tier tier;
+    int64_t begin, end;
+  };
+  using Segments = std::vector<Segment>;
+
+  void check_shapes() const;
+  void place_planes();
+  void check_sequences(const std::vector<StepSequence>& sequences) const;
+  void check_pages(const std::vector<StepSequence>& sequences);
+  void gather_rows(const std::vector<StepSequence>& sequences);
+  void gather_wanted(const std::vector<StepSequence>& sequences);
+  void extend_rotations(int64_t positions);
+
+  void embed();
+  void normalize(const float* weight, std::initializer_list<const Matrix*> matrices);
+  void project_heads(const Block& block);
+  void place_heads(size_t index);
+  void attend(size_t index);
+  void project_gated(const Block& block);
+  void quantize(Activations& activations);
+  void add_projection(const Projection& projection, const Activations& input);
+  void check_hidden();
+  void project_logits(float* logits);
+  void finish_logits(int64_t first, int64_t last, float* logits);
+  void report_nonfinite(int64_t sequence);
+
+  // out[row][column] for all rows of the segments and the columns of tiles [first, last).
+  void multiply(const Projection& projection, const Activations& input, const Segments& segments, int64_t first,
+                int64_t last, float* out) const;
+
+  // Share out [0, count) in pieces body(first, last, thread) worth the trouble of sharing. `work` estimates the
+  // multiply-adds of one; pieces are multiples of `multiple`.
+  template <class Body>
+  void share(int64_t count, int64_t work, int64_t multiple, const Body& body);
+
+  const Kernels& kernels_;
+  const ModelShape shape_;
+  const Ends ends_;
+  const std::vector<Block> blocks_;
+  ThreadPool pool_;
+  std::mutex mutex_;  // one step, copy or allocation at a time
+
+  // A page holds every block's keys and values one after another: copying a page is one memcpy.
+  std::vector<KvPlane> keys_, values_;
+  std::unique_ptr<void, decltype(&std::free)> kv_memory_{nullptr, &std::free};
+  uint8_t* first_page_ = nullptr;
+  int64_t num_pages_ = 0, page_bytes_ = 0;
+
+  std::vector<float> cosines_, sines_;  // [positions so far][head_dim / 2]
+
+  // Scratch of a step. Rows stand in the order of tiers, and within a tier of sequences.
+  std::vector<Row> rows_, wanted_rows_;
+  Segments segments_, wanted_segments_;
+  std::vector<int32_t> page_writer_, page_user_;  // of each page: a sequence's index, or -1
+  Buffer<float> hidden_, query_, key_, value_, up_, projected_, attention_scratch_;
+  Activations normed_, attended_, gated_;
+  std::atomic<int64_t> first_nonfinite_{-1};
+};
+
+}  // namespace penjing

@@ -1,0 +1,299 @@
+// Python's view of the model. Array sizes are checked here, shapes of weights and steps in model.cpp.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <memory>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "binding.h"
+#include "model.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace penjing {
+namespace {
+
+using Floats = Flat<float>;
+using OptionalFloats = std::optional<Floats>;
+template <class T>
+using Writable = nb::ndarray<T, nb::c_contig, nb::device::cpu>;
+
+void check_size(const char* name, size_t size, int64_t expected) {
+  if (size == static_cast<size_t>(expected)) return;
+  throw std::invalid_argument(std::string(name) + " has " + std::to_string(size) + " elements, and " +
+                              std::to_string(expected) + " are expected");
+}
+
+const Kernels& kernels_named(const std::string& isa) {
+  if (const Kernels* kernels = find_kernels(isa.c_str())) return *kernels;
+  throw std::invalid_argument("this CPU cannot run the instruction set '" + isa + "'");
+}
+
+Tier tier_named(const std::string& name) {
+  if (name == "fast") return Tier::fast;
+  if (name == "best") return Tier::best;
+  throw std::invalid_argument("unknown tier '" + name + "': use fast or best");
+}
+
+Format kv_format_named(const std::string& name) {
+  if (name == "fp32") return Format::fp32;
+  if (name == "bf16") return Format::bf16;
+  if (name == "int8") return Format::int8;
+  throw std::invalid_argument("unknown KV format '" + name + "': use int8, bf16 or fp32");
+}
+
+// Each Bound class holds the arrays that its view points into.
+struct BoundProjection {
+  BoundMatrix matrix;
+  OptionalFloats bias;
+
+  BoundProjection(const BoundMatrix& matrix, OptionalFloats bias) : matrix(matrix), bias(bias) {
+    if (bias) check_size("bias", bias->size(), matrix.view.rows);
+  }
+  Projection view() const { return {matrix.view, bias ? bias->data() : nullptr}; }
+};
+
+struct BoundBlock {
+  Block view;
+  std::vector<BoundProjection> projections;
+  std::vector<Floats> norms;
+
+  // projections: query, key, value, output, gate, up, down.
+  BoundBlock(int64_t num_heads, int64_t num_kv_heads, int64_t intermediate_size, std::optional<int64_t> window,
+             const std::string& key_format, const std::string& value_format, Floats attention_norm,
+             Floats feed_forward_norm, OptionalFloats query_norm, OptionalFloats key_norm,
+             std::vector<BoundProjection> bound)
+      : view{}, projections(std::move(bound)), norms{attention_norm, feed_forward_norm} {
+    if (projections.size() != 7) throw std::invalid_argument("a block has seven projections");
+    if (query_norm.has_value() != key_norm.has_value())
+      throw std::invalid_argument("query_norm and key_norm come together");
+    if (window && *window < 1) throw std::invalid_argument("sliding_window must be positive");
+    view.num_heads = num_heads;
+    view.num_kv_heads = num_kv_heads;
+    view.intermediate_size = intermediate_size;
+    view.sliding_window = window.value_or(0);
+    view.key_format = kv_format_named(key_format);
+    view.value_format = kv_format_named(value_format);
+    view.attention_norm = attention_norm.data();
+    view.feed_forward_norm = feed_forward_norm.data();
+    if (query_norm) {
+      norms.insert(norms.end(), {*query_norm, *key_norm});
+      view.query_norm = query_norm->data();
+      view.key_norm = key_norm->data();
+    }
+    Projection* const targets[] = {&view.query, &view.key, &view.value, &view.output,
+                                   &view.gate,  &view.up,  &view.down};
+    for (size_t i = 0; i < projections.size(); ++i) *targets[i] = projections[i].view();
+  }
+
+  void check_norms(int64_t hidden_size, int64_t head_dim) const {
+    const char* const names[] = {"attention_norm", "feed_forward_norm", "query_norm", "key_norm"};
+    for (size_t i = 0; i < norms.size(); ++i)
+      check_size(names[i], norms[i].size(), i < 2 ? hidden_size : head_dim);
+  }
+};
+
+// Copies of what is used as an index, so that nobody can change it once it has been checked.
+struct BoundSequence {
+  std::vector<int32_t> tokens, pages, wanted;
+  int64_t first_position;
+  Tier tier;
+  std::optional<Flat<bool>> allowed;
+
+  BoundSequence(Flat<int32_t> tokens, int64_t first_position, Flat<int32_t> pages, Flat<int32_t> wanted,
+                const std::string& tier, std::optional<Flat<bool>> allowed)
+      : tokens(tokens.data(), tokens.data() + tokens.size()),
+        pages(pages.data(), pages.data() + pages.size()),
+        wanted(wanted.data(), wanted.data() + wanted.size()),
+        first_position(first_position),
+        tier(tier_named(tier)),
+        allowed(allowed) {}
+
+  StepSequence view() const {
+    return {tokens.data(),
+            static_cast<int64_t>(tokens.size()),
+            first_position,
+            pages.data(),
+            static_cast<int64_t>(pages.size()),
+            wanted.data(),
+            static_cast<int64_t>(wanted.size()),
+            tier,
+            allowed ? reinterpret_cast<const uint8_t*>(allowed->data()) : nullptr};
+  }
+};
+
+struct BoundModel {
+  BoundMatrix embedding, head;
+  Floats final_norm;
+  std::vector<BoundBlock> blocks;
+  std::unique_ptr<Model> model;
+
+  BoundModel(const std::string& isa, int threads, int64_t vocab_size, int64_t hidden_size, int64_t head_dim,
+             int64_t max_positions, float norm_eps, std::vector<float> inverse_frequencies, float rope_factor,
+             const BoundMatrix& embedding, const BoundMatrix& head, Floats final_norm,
+             std::vector<BoundBlock> bound)
+      : embedding(embedding), head(head), final_norm(final_norm), blocks(std::move(bound)) {
+    check_size("final_norm", final_norm.size(), hidden_size);
+    std::vector<Block> views;
+    for (const BoundBlock& block : blocks) {
+      block.check_norms(hidden_size, head_dim);
+      views.push_back(block.view);
+    }
+    ModelShape shape{vocab_size, hidden_size, head_dim, max_positions, norm_eps, std::move(inverse_frequencies),
+                     rope_factor};
+    const Ends ends{embedding.view, head.view, final_norm.data()};
+    model = std::make_unique<Model>(kernels_named(isa), threads, std::move(shape), ends, std::move(views));
+  }
+
+  int64_t step(const std::vector<const BoundSequence*>& sequences, Writable<float> logits) {
+    std::vector<StepSequence> views;
+    int64_t wanted = 0;
+    for (const BoundSequence* sequence : sequences) {
+      if (sequence->allowed) check_size("allowed", sequence->allowed->size(), model->vocab_size());
+      views.push_back(sequence->view());
+      wanted += views.back().num_wanted;
+    }
+    check_size("logits", logits.size(), wanted * model->vocab_size());
+    nb::gil_scoped_release released;
+    return model->step(views, logits.data());
+  }
+};
+
+// --- single kernels, for tests ---
+
+void rms_norm(Floats x, Floats weight, float eps, const std::string& isa, Writable<float> out) {
+  check_size("weight", weight.size(), x.size());
+  check_size("out", out.size(), x.size());
+  kernels_named(isa).rms_norm(x.data(), weight.data(), eps, x.size(), out.data());
+}
+
+void rotate(Writable<float> head, Floats cosine, Floats sine, const std::string& isa) {
+  check_size("cosine", cosine.size(), head.size() / 2);
+  check_size("sine", sine.size(), head.size() / 2);
+  kernels_named(isa).rotate(head.data(), cosine.data(), sine.data(), head.size() / 2 * 2);
+}
+
+void silu_multiply(Floats gate, Floats up, const std::string& isa, Writable<float> out) {
+  check_size("up", up.size(), gate.size());
+  check_size("out", out.size(), gate.size());
+  kernels_named(isa).silu_multiply(gate.data(), up.data(), gate.size(), out.data());
+}
+
+using Vectors = nb::ndarray<const float, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
+
+// One plane of KV memory, and the [tokens][kv_heads][head_dim] vectors written to it through `pages`.
+struct PlaneOfVectors {
+  std::vector<uint8_t> memory;
+  KvPlane plane;
+
+  PlaneOfVectors(const Kernels& kernels, Vectors vectors, const std::string& format, bool transposed,
+                 const Flat<int32_t>& pages) {
+    const int64_t tokens = vectors.shape(0), heads = vectors.shape(1), head_dim = vectors.shape(2);
+    const int64_t stride = heads * kPageTokens * (head_dim + 1) * 4, num_pages = pages.size();
+    for (int64_t i = 0; i < num_pages; ++i)
+      if (pages.data()[i] < 0 || pages.data()[i] >= num_pages) throw std::invalid_argument("page out of range");
+    if (num_pages * kPageTokens < tokens) throw std::invalid_argument("too few pages");
+    memory.assign(num_pages * stride, 0xff);  // NaN wherever nothing was written
+    plane = {kv_format_named(format), transposed, memory.data(), stride, heads, head_dim};
+    for (int64_t token = 0; token < tokens; ++token)
+      kernels.write_kv(plane, pages.data()[token / kPageTokens], token % kPageTokens,
+                       vectors.data() + token * heads * head_dim);
+  }
+};
+
+// The first page's raw bytes after one page of tokens has been written.
+nb::bytes written_page(Vectors vectors, const std::string& format, bool transposed, const std::string& isa) {
+  const int32_t page = 0;
+  const size_t shape[] = {1};
+  const Flat<int32_t> pages(&page, 1, shape);
+  const PlaneOfVectors written(kernels_named(isa), vectors, format, transposed, pages);
+  return nb::bytes(reinterpret_cast<const char*>(written.memory.data()), written.memory.size());
+}
+
+void attend(Vectors keys, Vectors values, const std::string& key_format, const std::string& value_format,
+            Flat<int32_t> pages, int64_t first, int64_t last, Floats query, float scale, const std::string& isa,
+            Writable<float> out) {
+  const Kernels& kernels = kernels_named(isa);
+  const PlaneOfVectors key_plane(kernels, keys, key_format, true, pages);
+  const PlaneOfVectors value_plane(kernels, values, value_format, false, pages);
+  const int64_t kv_heads = keys.shape(1), head_dim = keys.shape(2);
+  const int64_t queries = query.size() / (kv_heads * head_dim);
+  check_size("values", values.size(), keys.size());
+  check_size("query", query.size(), kv_heads * queries * head_dim);
+  check_size("out", out.size(), query.size());
+  if (first < 0 || last < first || last >= static_cast<int64_t>(keys.shape(0)))
+    throw std::invalid_argument("positions out of range");
+  std::vector<float> scratch(queries * (kSpanTokens + head_dim + 4));
+  for (int64_t head = 0; head < kv_heads; ++head)
+    kernels.attend(key_plane.plane, value_plane.plane, pages.data(), head, first, last,
+                   query.data() + head * queries * head_dim, queries, scale, scratch.data(),
+                   out.data() + head * queries * head_dim);
+}
+
+// How often each task of a pool's loop ran; the task `failing` throws. Several loops, because a pool is reused.
+std::vector<int> run_tasks(int threads, int tasks, int loops, int failing) {
+  nb::gil_scoped_release released;
+  ThreadPool pool(threads);
+  std::vector<int> runs(tasks);
+  for (int loop = 0; loop < loops; ++loop)
+    pool.run(tasks, [&](int64_t task, int thread) {
+      if (thread < 0 || thread >= threads) throw std::logic_error("no such thread");
+      if (task == failing) throw std::runtime_error("task " + std::to_string(task) + " failed");
+      ++runs[task];
+    });
+  return runs;
+}
+
+}  // namespace
+
+void bind_model(nb::module_& module) {
+  nb::class_<BoundProjection>(module, "Projection")
+      .def(nb::init<const BoundMatrix&, OptionalFloats>(), "matrix"_a, "bias"_a.noconvert().none());
+  nb::class_<BoundBlock>(module, "Block")
+      .def(nb::init<int64_t, int64_t, int64_t, std::optional<int64_t>, const std::string&, const std::string&,
+                    Floats, Floats, OptionalFloats, OptionalFloats, std::vector<BoundProjection>>(),
+           "num_heads"_a, "num_kv_heads"_a, "intermediate_size"_a, "sliding_window"_a.none(), "key_format"_a,
+           "value_format"_a, "attention_norm"_a.noconvert(), "feed_forward_norm"_a.noconvert(),
+           "query_norm"_a.noconvert().none(), "key_norm"_a.noconvert().none(), "projections"_a);
+  nb::class_<BoundSequence>(module, "Sequence")
+      .def(nb::init<Flat<int32_t>, int64_t, Flat<int32_t>, Flat<int32_t>, const std::string&,
+                    std::optional<Flat<bool>>>(),
+           "tokens"_a.noconvert(), "first_position"_a, "pages"_a.noconvert(), "wanted"_a.noconvert(), "tier"_a,
+           "allowed"_a.noconvert().none());
+  nb::class_<BoundModel>(module, "Model")
+      .def(nb::init<const std::string&, int, int64_t, int64_t, int64_t, int64_t, float, std::vector<float>, float,
+                    const BoundMatrix&, const BoundMatrix&, Floats, std::vector<BoundBlock>>(),
+           "isa"_a, "threads"_a, "vocab_size"_a, "hidden_size"_a, "head_dim"_a, "max_positions"_a, "norm_eps"_a,
+           "inverse_frequencies"_a, "rope_factor"_a, "embedding"_a, "head"_a, "final_norm"_a.noconvert(),
+           "blocks"_a)
+      .def_prop_ro("num_pages", [](const BoundModel& bound) { return bound.model->num_pages(); })
+      .def_prop_ro("bytes_per_page", [](const BoundModel& bound) { return bound.model->bytes_per_page(); })
+      .def("allocate", [](BoundModel& bound, int64_t pages) {
+        nb::gil_scoped_release released;
+        bound.model->allocate(pages);
+      }, "num_pages"_a)
+      .def("copy_page", [](BoundModel& bound, int64_t source, int64_t target) {
+        nb::gil_scoped_release released;
+        bound.model->copy_page(source, target);
+      }, "source"_a, "target"_a)
+      .def("step", &BoundModel::step, "sequences"_a, "logits"_a.noconvert());
+  module.def("rms_norm", &rms_norm, "x"_a.noconvert(), "weight"_a.noconvert(), "eps"_a, "isa"_a,
+             "out"_a.noconvert());
+  module.def("rotate", &rotate, "head"_a.noconvert(), "cosine"_a.noconvert(), "sine"_a.noconvert(), "isa"_a);
+  module.def("silu_multiply", &silu_multiply, "gate"_a.noconvert(), "up"_a.noconvert(), "isa"_a,
+             "out"_a.noconvert());
+  module.def("written_page", &written_page, "vectors"_a.noconvert(), "format"_a, "transposed"_a, "isa"_a);
+  module.def("attend", &attend, "keys"_a.noconvert(), "values"_a.noconvert(), "key_format"_a, "value_format"_a,
+             "pages"_a.noconvert(), "first"_a, "last"_a, "query"_a.noconvert(), "scale"_a, "isa"_a,
+             "out"_a.noconvert());
+  module.def("run_tasks", &run_tasks, "threads"_a, "tasks"_a, "loops"_a, "failing"_a);
+}
+
+}  // namespace penjing
