@@ -56,10 +56,10 @@ def unpack_plane(packed: NDArray[np.uint8], columns: int, bits: int) -> NDArray[
     row, k = np.arange(TILE_ROWS)[:, None], np.arange(columns)[None, :]
     tiles = packed.reshape(-1, TILE_ROWS * columns * bits // 8)
     if bits == 8:
-        codes = tiles[:, 64 * (k // 4) + 4 * row + k % 4]
+        codes = tiles[:, 64 * (k // 4) + 4 * row + k % 4].astype(np.int32)
     else:
-        codes = tiles[:, 64 * (k // 8) + 4 * row + k % 4] >> (4 * (k % 8 >= 4)) & 15
-    return codes.reshape(-1, columns).astype(np.int32)
+        codes = tiles[:, 64 * (k // 8) + 4 * row + k % 4].astype(np.int32) >> (4 * (k % 8 >= 4)) & 15
+    return codes.reshape(-1, columns)
 
 
 def signed_codes(matrix: Matrix, tier: Tier) -> NDArray[np.int32]:
@@ -78,7 +78,8 @@ def weight_scales(matrix: Matrix, tier: Tier) -> NDArray[np.float32]:
     assert matrix.scales is not None
     stored = matrix.scales.view(np.float16).reshape(-1, matrix.groups, TILE_ROWS).astype(np.float32)
     step = np.float32(0.125 if matrix.format == "layered" and tier == "best" else 1.0)
-    return stored.transpose(0, 2, 1).reshape(-1, matrix.groups) * step
+    scales: NDArray[np.float32] = stored.transpose(0, 2, 1).reshape(-1, matrix.groups) * step
+    return scales
 
 
 def elements(matrix: Matrix) -> NDArray[np.float32]:
@@ -92,7 +93,8 @@ def dequantize(matrix: Matrix, tier: Tier = "best") -> NDArray[np.float32]:
     if matrix.format in ELEMENTS:
         return elements(matrix)
     scales = np.repeat(weight_scales(matrix, tier), matrix.group_size, axis=1)
-    return (scales * signed_codes(matrix, tier).astype(np.float32))[: matrix.rows, : matrix.columns]
+    weights: NDArray[np.float32] = scales * signed_codes(matrix, tier).astype(np.float32)
+    return weights[: matrix.rows, : matrix.columns]
 
 
 def dequantize_row(matrix: Matrix, row: int, tier: Tier = "best") -> NDArray[np.float32]:
@@ -125,9 +127,9 @@ def quantize_rows(x: NDArray[np.float32], group_size: int) -> QuantizedRows:
 def fma(a: NDArray[np.float32], b: NDArray[np.float32], c: NDArray[np.float32]) -> NDArray[np.float32]:
     """a * b + c in float32, rounded once.
 
-    The product is exact in float64. Its sum with c is rounded to odd there (if inexact, to the neighbour whose
-    last bit is 1), after which rounding to float32 is the only rounding that can be seen (Boldo and Melquiond
-    2008).
+    The product is exact in float64. Its sum with c is rounded to odd there (if inexact, to the neighbour
+    whose last bit is 1), so that rounding to float32 is the only rounding that can be seen (Boldo and
+    Melquiond 2008).
     """
     product, addend = a.astype(np.float64) * b.astype(np.float64), np.asarray(c, np.float64)
     total = product + addend
