@@ -21,6 +21,7 @@ from penjing.spec import Budget, KvFormat, Spec, Tier, canonical_json, describe
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Sha256 = Annotated[str, Field(pattern=HEX_SHA256)]
+TextPart = Literal["all", "report"]
 
 
 class Measured(Spec):
@@ -28,6 +29,8 @@ class Measured(Spec):
 
     size_ratio: artifact_bytes / checkpoint_bytes. upper_delta_nll: the one-sided bound of mean_delta_nll at
     `confidence`, from resampling `units` documents or blocks of tokens. data_hash: SHA-256 of the text.
+    window_tokens: the longest context scored. token_limit: how much of the data was read, None for all of it;
+    text_part: whether all of that was scored, or the part kept apart from every choice.
     """
 
     tier: Tier
@@ -49,6 +52,9 @@ class Measured(Spec):
     top1_agreement: Finite
     data_name: str
     data_hash: Sha256
+    window_tokens: int = Field(default=512, gt=1)
+    token_limit: int | None = Field(default=None, gt=0)
+    text_part: TextPart = "all"
 
 
 class MeasuredOn(Spec):
@@ -69,7 +75,7 @@ class MeasuredSpeed(Spec):
 class Certificate(Spec):
     """A claim (`budget`), what was measured against it, and all that is needed to measure it again.
 
-    issued_at: UTC, ISO 8601. peak_memory_bytes: of the process while it measured.
+    issued_at: UTC, ISO 8601. peak_memory_bytes: of a process that serves the artifact alone.
     """
 
     certificate_version: Literal[1] = 1
