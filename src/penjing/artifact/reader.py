@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from penjing.artifact.checksum import available_threads, crc32c, sha256_of, sha256_of_file
+from penjing.artifact.checksum import available_threads, sha256_of, sha256_of_file
 from penjing.artifact.config import ModelConfig
 from penjing.artifact.layout import (
     ALIGNMENT,
@@ -27,6 +27,7 @@ from penjing.errors import (
     NonFiniteScaleError,
 )
 from penjing.formats import Encoded
+from penjing.kernels import crc32c
 from penjing.spec import Tier
 
 FLOAT16_EXPONENT = np.uint16(0x7C00)  # all ones: NaN or Inf

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from penjing.artifact.checksum import available_threads, crc32c, sha256_of, sha256_of_file
+from penjing.artifact.checksum import available_threads, sha256_of, sha256_of_file
 from penjing.artifact.config import ModelConfig, expected_tensors
 from penjing.artifact.layout import (
     CERTIFICATE_FILE,
@@ -29,6 +29,7 @@ from penjing.artifact.manifest import FileEntry, Manifest, Part, Provenance, Ten
 from penjing.artifact.staging import StagingDirectory, output_errors, sync
 from penjing.errors import FormatError, MissingTensorError, NonFiniteWeightError, TensorShapeError
 from penjing.formats import Encoded
+from penjing.kernels import crc32c
 
 OWN_FILES = (MANIFEST_FILE, TENSORS_FILE, RESIDUAL_FILE, CERTIFICATE_FILE)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # what decoders put in place of an incomplete character
+MAX_HELD = 16  # tokens; no character has more than four bytes, so more of them are not going to become one
 
 
 class TextStream:
@@ -24,7 +25,7 @@ class TextStream:
         """The text that this token completes; empty while a character is incomplete."""
         self.pending.append(token)
         text = self.new_text()
-        if not text or text.endswith(REPLACEMENT):
+        if len(self.pending) <= MAX_HELD and (not text or text.endswith(REPLACEMENT)):
             return ""
         self.context, self.pending = self.pending, []
         return text
