@@ -39,7 +39,8 @@ def range_scales(values: Array, bits: int) -> Array:
     xp = namespace(values)
     highest, lowest = xp.amax(values, 0), xp.amin(values, 0)
     extreme = xp.where(highest > -lowest, highest, lowest)
-    return round_to_half(xp.clip(extreme * -(2.0 ** (1 - bits)), -LARGEST_HALF, LARGEST_HALF))
+    scales = round_to_half(xp.clip(extreme * -(2.0 ** (1 - bits)), -LARGEST_HALF, LARGEST_HALF))
+    return xp.where(scales == 0, 0.0, scales)  # never -0, so that an all-zero group has one spelling
 
 
 def nearest_codes(values: Array, scales: Array, bits: int) -> Array:
