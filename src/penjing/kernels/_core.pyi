@@ -51,3 +51,94 @@ def quantize_rows(
 def dequantize_row(matrix: Matrix, row: int, tier: str, isa: str, out: NDArray[np.float32]) -> None: ...
 def crc32c(bytes: NDArray[np.uint8], threads: int) -> int: ...
 def crc32c_portable(bytes: NDArray[np.uint8]) -> int: ...
+
+class Projection:
+    """A matrix and its bias, float32 [rows], or None. ValueError for a bias of another length."""
+
+    def __init__(self, matrix: Matrix, bias: NDArray[np.float32] | None) -> None: ...
+
+class Block:
+    """One decoder layer. projections: query, key, value, output, gate, up, down.
+
+    Norms are float32 vectors; query_norm and key_norm come together. Raises ValueError for unknown KV formats.
+    """
+
+    def __init__(
+        self,
+        num_heads: int,
+        num_kv_heads: int,
+        intermediate_size: int,
+        sliding_window: int | None,
+        key_format: str,
+        value_format: str,
+        attention_norm: NDArray[np.float32],
+        feed_forward_norm: NDArray[np.float32],
+        query_norm: NDArray[np.float32] | None,
+        key_norm: NDArray[np.float32] | None,
+        projections: list[Projection],
+    ) -> None: ...
+
+class Sequence:
+    """One sequence's share of a step, its integers copied. See penjing.engine.step.StepSequence."""
+
+    def __init__(
+        self,
+        tokens: NDArray[np.int32],
+        first_position: int,
+        pages: NDArray[np.int32],
+        wanted: NDArray[np.int32],
+        tier: str,
+        allowed: NDArray[np.bool_] | None,
+    ) -> None: ...
+
+class Model:
+    """A decoder, its threads and its KV memory. Raises ValueError for shapes that do not fit together."""
+
+    def __init__(
+        self,
+        isa: str,
+        threads: int,
+        vocab_size: int,
+        hidden_size: int,
+        head_dim: int,
+        max_positions: int,
+        norm_eps: float,
+        inverse_frequencies: list[float],
+        rope_factor: float,
+        embedding: Matrix,
+        head: Matrix,
+        final_norm: NDArray[np.float32],
+        blocks: list[Block],
+    ) -> None: ...
+    @property
+    def num_pages(self) -> int: ...
+    @property
+    def bytes_per_page(self) -> int: ...
+    def allocate(self, num_pages: int) -> None: ...
+    def copy_page(self, source: int, target: int) -> None: ...
+    def step(self, sequences: list[Sequence], logits: NDArray[np.float32]) -> None: ...
+
+def rms_norm(
+    x: NDArray[np.float32], weight: NDArray[np.float32], eps: float, isa: str, out: NDArray[np.float32]
+) -> None: ...
+def rotate(
+    head: NDArray[np.float32], cosine: NDArray[np.float32], sine: NDArray[np.float32], isa: str
+) -> None: ...
+def silu_multiply(
+    gate: NDArray[np.float32], up: NDArray[np.float32], isa: str, out: NDArray[np.float32]
+) -> None: ...
+def written_page(vectors: NDArray[np.float32], format: str, transposed: bool, isa: str) -> bytes: ...
+def attend(
+    keys: NDArray[np.float32],
+    values: NDArray[np.float32],
+    key_format: str,
+    value_format: str,
+    pages: NDArray[np.int32],
+    first: int,
+    last: int,
+    query: NDArray[np.float32],
+    scale: float,
+    isa: str,
+    out: NDArray[np.float32],
+) -> None: ...
+def run_tasks(threads: int, tasks: int, loops: int, failing: int) -> list[int]: ...

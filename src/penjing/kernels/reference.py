@@ -85,7 +85,8 @@ def weight_scales(matrix: Matrix, tier: Tier) -> NDArray[np.float32]:
 def elements(matrix: Matrix) -> NDArray[np.float32]:
     """Weights [rows, columns] of a float format."""
     stored = matrix.codes.view(ELEMENTS[matrix.format]).reshape(-1, matrix.columns, TILE_ROWS)
-    return stored.transpose(0, 2, 1).reshape(-1, matrix.columns)[: matrix.rows].astype(np.float32)
+    weights: NDArray[np.float32] = stored.transpose(0, 2, 1).reshape(-1, matrix.columns).astype(np.float32)
+    return weights[: matrix.rows]
 
 
 def dequantize(matrix: Matrix, tier: Tier = "best") -> NDArray[np.float32]:
@@ -99,7 +100,8 @@ def dequantize(matrix: Matrix, tier: Tier = "best") -> NDArray[np.float32]:
 
 def dequantize_row(matrix: Matrix, row: int, tier: Tier = "best") -> NDArray[np.float32]:
     """One row of `dequantize`, float32 [columns]."""
-    return dequantize(matrix, tier)[row]
+    weights: NDArray[np.float32] = dequantize(matrix, tier)[row]
+    return weights
 
 
 def quantize_rows(x: NDArray[np.float32], group_size: int) -> QuantizedRows:
