@@ -73,10 +73,10 @@ class Model {
   void allocate(int64_t num_pages);
   void copy_page(int64_t source, int64_t target);
 
-  // Run one step. logits: [sum of num_wanted][vocab_size], in the order of sequences and wanted. Raises
-  // std::invalid_argument, having touched nothing, for anything out of range. Returns the index of the first
-  // sequence with NaN or Inf in its final hidden states or wanted logits, or -1.
-  int64_t step(const std::vector<StepSequence>& sequences, float* logits);
+  // Run one step. logits: [sum of num_wanted][vocab_size], in the order of sequences and wanted. A sequence with
+  // NaN or Inf in any of its final hidden states or wanted logits gets NaN throughout its rows; the others are
+  // none the worse for it. Raises std::invalid_argument, having touched nothing, for anything out of range.
+  void step(const std::vector<StepSequence>& sequences, float* logits);
 
  private:
   // One token of the step, and where it belongs.
@@ -110,7 +110,7 @@ class Model {
   void check_hidden();
   void project_logits(float* logits);
   void finish_logits(int64_t first, int64_t last, float* logits);
-  void report_nonfinite(int64_t sequence);
+  void spread_nonfinite(float* logits) const;
 
   // out[row][column] for all rows of the segments and the columns of tiles [first, last).
   void multiply(const Projection& projection, const Activations& input, const Segments& segments, int64_t first,
@@ -142,7 +142,7 @@ class Model {
   std::vector<int32_t> page_writer_, page_user_;  // of each page: a sequence's index, or -1
   Buffer<float> hidden_, query_, key_, value_, up_, projected_, attention_scratch_;
   Activations normed_, attended_, gated_;
-  std::atomic<int64_t> first_nonfinite_{-1};
+  std::vector<std::atomic<bool>> nonfinite_;  // of each sequence
 };
 
 }  // namespace penjing

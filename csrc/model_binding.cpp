@@ -152,7 +152,7 @@ struct BoundModel {
     model = std::make_unique<Model>(kernels_named(isa), threads, std::move(shape), ends, std::move(views));
   }
 
-  int64_t step(const std::vector<const BoundSequence*>& sequences, Writable<float> logits) {
+  void step(const std::vector<const BoundSequence*>& sequences, Writable<float> logits) {
     std::vector<StepSequence> views;
     int64_t wanted = 0;
     for (const BoundSequence* sequence : sequences) {
@@ -162,7 +162,7 @@ struct BoundModel {
     }
     check_size("logits", logits.size(), wanted * model->vocab_size());
     nb::gil_scoped_release released;
-    return model->step(views, logits.data());
+    model->step(views, logits.data());
   }
 };
 

@@ -27,14 +27,14 @@ bool all_finite(const float* values, int64_t n) {
 
 }  // namespace
 
-int64_t Model::step(const std::vector<StepSequence>& sequences, float* logits) {
+void Model::step(const std::vector<StepSequence>& sequences, float* logits) {
   std::lock_guard<std::mutex> lock(mutex_);
   check_sequences(sequences);
   check_pages(sequences);
-  if (sequences.empty()) return -1;
+  if (sequences.empty()) return;
   gather_rows(sequences);
   gather_wanted(sequences);
-  first_nonfinite_.store(-1, std::memory_order_relaxed);
+  nonfinite_ = std::vector<std::atomic<bool>>(sequences.size());
 
   embed();
   for (size_t index = 0; index < blocks_.size(); ++index) {
@@ -52,7 +52,7 @@ int64_t Model::step(const std::vector<StepSequence>& sequences, float* logits) {
   }
   check_hidden();
   if (!wanted_rows_.empty()) project_logits(logits);
-  return first_nonfinite_.load(std::memory_order_relaxed);
+  spread_nonfinite(logits);
 }
 
 void Model::gather_rows(const std::vector<StepSequence>& sequences) {
@@ -270,19 +270,13 @@ void Model::project_gated(const Block& block) {
   });
 }
 
-void Model::report_nonfinite(int64_t sequence) {
-  int64_t known = first_nonfinite_.load(std::memory_order_relaxed);
-  while ((known < 0 || sequence < known) &&
-         !first_nonfinite_.compare_exchange_weak(known, sequence, std::memory_order_relaxed)) {
-  }
-}
-
-// Rows whose logits nobody wants have written keys and values, too: a NaN among them must not wait in the cache.
+// Rows whose logits nobody wants have written keys and values, too: a NaN among them must not hide in the cache.
 void Model::check_hidden() {
   const int64_t hidden = shape_.hidden_size;
   share(rows_.size(), hidden, 1, [&](int64_t first, int64_t last, int) {
     for (int64_t row = first; row < last; ++row)
-      if (!all_finite(hidden_.data() + row * hidden, hidden)) report_nonfinite(rows_[row].sequence_index);
+      if (!all_finite(hidden_.data() + row * hidden, hidden))
+        nonfinite_[rows_[row].sequence_index].store(true, std::memory_order_relaxed);
   });
 }
 
@@ -318,12 +312,19 @@ void Model::finish_logits(int64_t first, int64_t last, float* logits) {
   const int64_t from = first * kRowsPerTile, to = std::min(last * kRowsPerTile, shape_.vocab_size);
   for (size_t i = 0; i < wanted_rows_.size(); ++i) {
     float* row = logits + i * shape_.vocab_size;
-    if (!all_finite(row + from, to - from)) report_nonfinite(wanted_rows_[i].sequence_index);
+    if (!all_finite(row + from, to - from))
+      nonfinite_[wanted_rows_[i].sequence_index].store(true, std::memory_order_relaxed);
     const uint8_t* allowed = wanted_rows_[i].sequence->allowed;
     if (allowed == nullptr) continue;
     for (int64_t token = from; token < to; ++token)
       if (!allowed[token]) row[token] = -std::numeric_limits<float>::infinity();
   }
+}
+
+void Model::spread_nonfinite(float* logits) const {
+  for (size_t i = 0; i < wanted_rows_.size(); ++i)
+    if (nonfinite_[wanted_rows_[i].sequence_index].load(std::memory_order_relaxed))
+      std::fill_n(logits + i * shape_.vocab_size, shape_.vocab_size, std::numeric_limits<float>::quiet_NaN());
 }
 
 }  // namespace penjing

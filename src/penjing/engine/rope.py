@@ -50,7 +50,9 @@ def _llama3(rope: RopeConfig, plain: Frequencies) -> Frequencies:
     factor, low, high = (_need(rope, name) for name in ("factor", "low_freq_factor", "high_freq_factor"))
     original = _need(rope, "original_max_positions")
     if high <= low:
-        raise UnsupportedConfigError(f"llama3 rope: high_freq_factor {high} must exceed low_freq_factor {low}")
+        raise UnsupportedConfigError(
+            f"llama3 rope: high_freq_factor {high} is not above low_freq_factor {low}"
+        )
     one = np.float32(1)
     wavelengths = one / plain * np.float32(2 * math.pi)
     stretched = np.where(wavelengths > np.float32(original / low), plain / np.float32(factor), plain)
@@ -61,7 +63,7 @@ def _llama3(rope: RopeConfig, plain: Frequencies) -> Frequencies:
 
 
 def _yarn(rope: RopeConfig, head_dim: int) -> tuple[Frequencies, float]:
-    """YaRN (Peng et al. 2023): interpolate slow pairs, keep fast ones, ramp between; sharpen the attention."""
+    """YaRN (Peng et al. 2023): interpolate slow pairs, keep fast ones, ramp between; sharpen attention."""
     factor, original = _need(rope, "factor"), _need(rope, "original_max_positions")
     bases = _wavelength_bases(rope, head_dim)
     low = math.floor(_pair_of_rotations(rope.beta_fast or 32.0, rope, head_dim, original))
