@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,9 +23,9 @@ from penjing.engine.step import Runner, StepSequence
 from penjing.engine.stopping import AnswerText
 from penjing.errors import EngineError, NonFiniteLogitsError, SpecError
 from penjing.spec import Tier
+from penjing.text import TextStream, Tokenizer
 
-if TYPE_CHECKING:
-    from penjing.text import Tokenizer
+CONTEXT_TOKENS = 8  # of the prompt, so that an answer's first token is decoded as a continuation
 
 
 class Engine:
@@ -77,8 +76,6 @@ class Engine:
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """The artifact's tokenizer. Raises TokenizerError if the artifact has none."""
-        from penjing.text import Tokenizer
-
         return Tokenizer.load(self.artifact.path)
 
     @cached_property
@@ -285,7 +282,6 @@ class Engine:
 
     def _new_sequence(self, tokens: Sequence[int], sampling: Sampling, tier: Tier) -> state.Sequence:
         kv_formats = [name for block in self.config.blocks for name in (block.key_format, block.value_format)]
-        wants_text = self._has_tokenizer or sampling.stop
         self._num_submitted += 1
         return state.Sequence(
             sequence_id=self._num_submitted,
@@ -294,8 +290,16 @@ class Engine:
             sampling=sampling,
             tier=tier,
             root=root_hash(self.artifact.hash, tier, 0, kv_formats),
-            answer=AnswerText(self.tokenizer.streamer() if wants_text else None, sampling.stop),
+            answer=AnswerText(self._open_stream(tokens, sampling), sampling.stop),
         )
+
+    def _open_stream(self, tokens: Sequence[int], sampling: Sampling) -> TextStream | None:
+        """A decoder that starts after the prompt; None if there is no tokenizer, and no need of one."""
+        if not self._has_tokenizer and not sampling.stop:
+            return None
+        stream = self.tokenizer.streamer()
+        stream.context = list(tokens[-CONTEXT_TOKENS:])
+        return stream
 
 
 def step_sequence(share: Share) -> StepSequence:

@@ -92,7 +92,7 @@ def choose(logits: NDArray[np.float32], sampling: Sampling, tokens: Sequence[int
     weights = np.exp(scaled)
     inside = keep_top_p(weights, sampling.top_p)
     kept, weights = kept[inside], weights[inside]
-    inside = weights >= sampling.min_p * weights.max()
+    inside = np.flatnonzero((weights >= sampling.min_p * weights.max()) & (weights > 0))
     kept, weights = kept[inside], weights[inside]
     cumulative = np.cumsum(weights)
     target = uniform(sampling.seed, len(tokens)) * cumulative[-1]

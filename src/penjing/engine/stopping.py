@@ -2,17 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
-
-class TextStream(Protocol):
-    """Incremental detokenization (penjing.text)."""
-
-    def push(self, token: int) -> str:
-        """The text that became certain with this token."""
-
-    def flush(self) -> str:
-        """What is left at the end."""
+from penjing.text import TextStream
 
 
 class AnswerText:
