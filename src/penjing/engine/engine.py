@@ -16,6 +16,7 @@ from penjing.engine.limits import check_fits, check_limits, check_tier, check_to
 from penjing.engine.memory import default_num_pages
 from penjing.engine.outputs import Completion, EngineStats, Event, FinishReason
 from penjing.engine.pages import PagePool, pages_for, root_hash
+from penjing.engine.runner import CpuRunner
 from penjing.engine.sampling import Sampling, choose, log_probabilities
 from penjing.engine.scheduler import Plan, Scheduler, Share
 from penjing.engine.scoring import NON_FINITE, Scorer
@@ -60,11 +61,7 @@ class Engine:
         self._default_tier = check_tier(tier or self.artifact.tiers[-1], self.artifact)
         if num_pages is None:
             num_pages = default_num_pages(self.config, max_sequences)
-        if runner is None:
-            from penjing.engine.runner import CpuRunner
-
-            runner = CpuRunner(self.artifact, threads=threads, isa=isa)
-        self._runner = runner
+        self._runner: Runner = runner or CpuRunner(self.artifact, threads=threads, isa=isa)
         self._runner.allocate(num_pages)
         self._pool = PagePool(num_pages, prefix_cache=prefix_cache)
         self._scheduler = Scheduler(self._pool, max_step_tokens, max_sequences, max_queue)
