@@ -120,6 +120,8 @@ def install_error_handlers(app: FastAPI) -> None:
 
     def on_http_error(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
+        if isinstance(error.__cause__, ApiError):  # FastAPI wraps what is raised while it reads a body
+            return error.__cause__.response()
         message = {
             404: f"unknown URL: {request.method} {request.url.path}",
             405: f"method {request.method} is not allowed on {request.url.path}",
