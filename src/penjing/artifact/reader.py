@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penjing.artifact.checksum import available_threads, sha256_of, sha256_of_file
-from penjing.artifact.config import ModelConfig
+from penjing.artifact.config import ModelConfig, expected_tensors
 from penjing.artifact.layout import (
     ALIGNMENT,
     RESIDUAL_FILE,
@@ -102,6 +103,10 @@ class Artifact:
         """A vector by canonical name, float32, without copying. Raises MissingTensorError."""
         return self.view(self.entry(name).parts["data"]).view(np.float32)
 
+    def entries(self) -> Iterator[tuple[str, TensorEntry]]:
+        """Every tensor's name and row in the manifest, in the order of the file."""
+        return ((name, self.entry(name)) for name in expected_tensors(self.config))
+
     def entry(self, name: str) -> TensorEntry:
         """A tensor's row in the manifest."""
         try:
@@ -122,7 +127,7 @@ class Artifact:
     def check_parts(self, verify: Verification) -> None:
         """Compare the checksum of every part. Raises ChecksumError naming the tensor."""
         threads = available_threads()
-        for name, entry in self.manifest.tensors.items():
+        for name, entry in self.entries():
             for part, record in entry.parts.items():
                 view = self.view(record)
                 same = crc32c(view, threads) == record.crc32c
@@ -136,7 +141,7 @@ class Artifact:
 
     def check_numbers(self) -> None:
         """Refuse NaN and Inf. Raises NonFiniteScaleError naming the tensor."""
-        for name, entry in self.manifest.tensors.items():
+        for name, entry in self.entries():
             if len(entry.shape) == 1 and not np.isfinite(self.vector(name)).all():
                 raise NonFiniteScaleError(
                     f"{self.path}: NaN or Inf in the vector {name}; write the artifact again"

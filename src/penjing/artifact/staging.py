@@ -44,14 +44,16 @@ class StagingDirectory:
 
     def create(self) -> None:
         """Make and lock the directory. Raises OutputExistsError or OutputNotWritableError."""
-        self.check_target()
         with output_errors(self.target):
             recover_replaced(self.target)
+        self.check_target()
+        with output_errors(self.target):
             remove_stale(self.target)
-            self.path.mkdir()
-            self.lock = lock_directory(self.path)
+            with suppress(FileExistsError):
+                self.path.mkdir()
+                self.lock = lock_directory(self.path)
         if self.lock is None:
-            raise OutputNotWritableError(f"{self.path}: another process is writing it; wait for it to end")
+            raise OutputNotWritableError(f"{self.target}: is being written already; wait for that to end")
 
     def check_target(self) -> None:
         """Refuse to write over what exists, unless forced; and never over what is not an artifact."""

@@ -33,7 +33,7 @@ def verify_artifact(path: str | Path) -> Artifact:
     artifact = Artifact.open(path, verify="sha256")
     for file in artifact.maps:
         check_file(artifact, file)
-    for name, entry in artifact.manifest.tensors.items():
+    for name, entry in artifact.entries():
         if len(entry.shape) == 2 and not padding_is_neutral(artifact.matrix(name)):
             raise ChecksumError(
                 f"{artifact.path}: the padding of {name} is not neutral; write the artifact again"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ class Settings:
     def positive(self, key: str, value: object, default: float | None = None) -> float:
         """Check that the value of a key is a positive number."""
         value = default if value is None else value
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
             what = "is missing" if value is None else f"is {value!r}, not a positive number"
             raise CorruptCheckpointError(f"{self.path}: {key} {what}; download it again")
         return float(value)

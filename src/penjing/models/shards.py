@@ -75,7 +75,8 @@ def stored_tensors(directory: Path) -> dict[str, StoredTensor]:
     for file in sorted(set(weight_map.values())):
         if Path(file).name != file:
             raise CorruptCheckpointError(f"{directory / INDEX_FILE}: names a file elsewhere: {file!r}")
-        found |= read_header(directory / file)
+        header = read_header(directory / file)
+        found |= {name: tensor for name, tensor in header.items() if weight_map.get(name, file) == file}
     lacking = sorted(set(weight_map) - set(found))
     if lacking:
         raise CorruptCheckpointError(
