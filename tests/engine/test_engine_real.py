@@ -1,4 +1,4 @@
-"""The engine on the compiled core: no logit changes a bit, whatever the traffic; and a model tells stories."""
+"""The engine on the compiled core: no logit changes a bit, whatever the traffic; and a story is told."""
 
 from __future__ import annotations
 

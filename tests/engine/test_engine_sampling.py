@@ -9,7 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penjing.engine import Sampling
-from penjing.engine.sampling import choose, keep_top_k, keep_top_p, log_normalizer, log_probabilities, uniform
+from penjing.engine.sampling import (
+    choose,
+    draw,
+    keep_top_k,
+    keep_top_p,
+    log_normalizer,
+    log_probabilities,
+    uniform,
+)
 from penjing.engine.stopping import AnswerText, overlap
 from penjing.errors import SamplingError
 
@@ -103,10 +111,10 @@ def test_filters_apply_after_temperature() -> None:
     assert len(np.flatnonzero(draws(replace(sampling, temperature=1.0), count=300))) == 2
 
 
-@given(st.lists(st.integers(-3, 3), min_size=1, max_size=40), st.integers(0, 45))
+@given(st.lists(st.integers(-3, 3), min_size=1, max_size=40), st.integers(1, 45))
 def test_top_k_is_the_stable_sort(values: list[int], top_k: int) -> None:
     logits = np.array(values, np.float32)
-    order = np.argsort(-logits, kind="stable")[: top_k or None]
+    order = np.argsort(-logits, kind="stable")[:top_k]
     assert keep_top_k(logits, top_k).tolist() == sorted(order.tolist())
 
 
@@ -126,6 +134,18 @@ def test_ruled_out_tokens_are_never_drawn() -> None:
     logits[[1, 3]] = -np.inf
     assert draws(Sampling(temperature=3.0), logits, 500)[[1, 3]].tolist() == [0, 0]
     assert choose(logits, Sampling(repetition_penalty=1.5), [1, 0]) == 2
+
+
+def test_draw_never_leaves_the_tokens_that_have_weight() -> None:
+    weights = np.array([0, 1, 0, 3, 0], np.float64)
+    assert [draw(weights, number) for number in (0.0, 0.2499, 0.25, 1 - 2.0**-53, 1.0)] == [1, 1, 3, 3, 3]
+
+
+def test_extreme_logits_and_temperatures_do_not_overflow() -> None:
+    logits = np.array([-3e38, 5.0, 3.0], np.float32)
+    assert draws(Sampling(temperature=0.5), logits, 50)[0] == 0
+    assert draws(Sampling(temperature=1e-6), logits, 50)[1] == 1
+    assert draws(Sampling(temperature=1e6, top_k=1), logits, 50)[1] == 1
 
 
 def test_generator_is_a_function_of_seed_and_position() -> None:

@@ -87,17 +87,34 @@ def choose(logits: NDArray[np.float32], sampling: Sampling, tokens: Sequence[int
         penalize_repetition(logits, sampling.repetition_penalty, tokens)
     if sampling.temperature == 0:
         return int(np.argmax(logits))  # the first of equals
-    kept = keep_top_k(logits, sampling.top_k)
-    scaled = (logits[kept].astype(np.float64) - float(logits.max())) / sampling.temperature
-    weights = np.exp(scaled)
-    inside = keep_top_p(weights, sampling.top_p)
-    kept, weights = kept[inside], weights[inside]
-    inside = np.flatnonzero((weights >= sampling.min_p * weights.max()) & (weights > 0))
-    kept, weights = kept[inside], weights[inside]
-    cumulative = np.cumsum(weights)
-    target = uniform(sampling.seed, len(tokens)) * cumulative[-1]
-    drawn = min(int(np.searchsorted(cumulative, target, side="right")), len(kept) - 1)
-    return int(kept[drawn])
+    return draw(filtered_weights(logits, sampling), uniform(sampling.seed, len(tokens)))
+
+
+def filtered_weights(logits: NDArray[np.float32], sampling: Sampling) -> NDArray[np.float64]:
+    """Unnormalized probabilities [vocab_size], zero for tokens that a filter drops."""
+    weights = np.exp((logits.astype(np.float64) - float(logits.max())) / sampling.temperature)
+    if sampling.top_k:
+        weights = only(weights, keep_top_k(logits, sampling.top_k))
+    if sampling.top_p < 1:
+        weights = only(weights, keep_top_p(weights, sampling.top_p))
+    if sampling.min_p:
+        weights[weights < sampling.min_p * weights.max()] = 0
+    return weights
+
+
+def only(weights: NDArray[np.float64], kept: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Zero but for these tokens."""
+    result = np.zeros_like(weights)
+    result[kept] = weights[kept]
+    return result
+
+
+def draw(weights: NDArray[np.float64], number: float) -> int:
+    """The token at a point of the cumulative distribution, `number` being in [0, 1)."""
+    tokens = np.flatnonzero(weights)
+    cumulative = np.cumsum(weights[tokens])
+    place = np.searchsorted(cumulative, number * cumulative[-1], side="right")
+    return int(tokens[min(int(place), len(tokens) - 1)])  # the product may round up to the total
 
 
 def add_bias(logits: NDArray[np.float32], bias: Mapping[int, float]) -> None:
@@ -115,8 +132,8 @@ def penalize_repetition(logits: NDArray[np.float32], penalty: float, tokens: Seq
 
 
 def keep_top_k(logits: NDArray[np.float32], top_k: int) -> NDArray[np.int64]:
-    """Ids of the k largest logits, ascending; among equals at the border, the lowest ids. 0 keeps all."""
-    if top_k == 0 or top_k >= len(logits):
+    """Ids of the k largest logits, ascending; among equals at the border, the lowest ids."""
+    if top_k >= len(logits):
         return np.arange(len(logits))
     border = np.partition(logits, -top_k)[-top_k]
     above = np.flatnonzero(logits > border)
@@ -130,8 +147,6 @@ def keep_top_p(weights: NDArray[np.float64], top_p: float) -> NDArray[np.int64]:
     All weights below (1 - top_p) / n of the sum n are together below 1 - top_p of it, so the set is found
     without them: only a fraction of a large vocabulary is sorted.
     """
-    if top_p == 1:
-        return np.arange(len(weights))
     total = weights.sum()
     candidates = np.flatnonzero(weights >= total * (1 - top_p) / len(weights))
     order = candidates[np.argsort(-weights[candidates], kind="stable")]
