@@ -40,7 +40,7 @@ app.command("demo", rich_help_panel=RUN)(run.demo)
 
 
 def main() -> None:
-    """Run the command line. Errors that a user can cause are one line and exit code 2 (3: infeasible budget)."""
+    """Run the command line; an error that a user can cause is one line and exit code 2 (or 3: the budget)."""
     try:
         app()
     except PenjingError as error:

@@ -1,0 +1,124 @@
+"""Commands that look and change nothing: profile, evaluate, verify, bench."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from penjing.cli import resolve
+from penjing.cli.options import Data, Json, Model, Seed, Threads, Tier, Tokens
+from penjing.cli.show import print_json, progress_bar
+
+
+def profile(
+    model: Model,
+    context: Annotated[int, typer.Option(min=1, help="Tokens in the KV cache while decoding.")] = 512,
+    as_json: Json = False,
+) -> None:
+    """Count parameters, operations and bytes, and bound the speed of this machine by its measured limits."""
+    from penjing.cli.profile import measure_profile, print_profile
+
+    result = measure_profile(model, context)
+    if as_json:
+        print_json(result.model_dump(mode="json"))
+    else:
+        print_profile(result)
+
+
+def evaluate(
+    artifact: Model,
+    against: Annotated[str | None, typer.Option(help="Checkpoint or artifact to compare with.")] = None,
+    data: Data = None,
+    tokens: Tokens = None,
+    window: Annotated[int | None, typer.Option(min=2, help="Longest context to score. Default: 512.")] = None,
+    tier: Tier = None,
+    threads: Threads = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Measure quality and speed as served; against another, token by token, with a confidence bound."""
+    from penjing.cli.tables import print_evaluation
+    from penjing.optimize.evaluate import DEFAULT_TOKENS
+    from penjing.optimize.evaluate import evaluate as measure
+
+    with progress_bar() as progress:
+        result = measure(
+            resolve.runnable(artifact),
+            None if against is None else resolve.checkpoint(against),
+            resolve.text(data),
+            tokens=tokens or DEFAULT_TOKENS,
+            window=window,
+            tier=tier.value if tier else None,
+            threads=threads,
+            seed=seed,
+            progress=progress,
+        )
+    if as_json:
+        print_json(result.model_dump(mode="json"))
+    else:
+        print_evaluation(result)
+
+
+def verify(
+    artifact: Annotated[Path, typer.Argument(help="Artifact directory.")],
+    remeasure: Annotated[
+        str | None, typer.Option(help="Checkpoint to measure the claim against again.")
+    ] = None,
+    data: Data = None,
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Check every byte of an artifact, and its certificate if it has one."""
+    from penjing.artifact import verify_artifact
+    from penjing.artifact.layout import CERTIFICATE_FILE
+    from penjing.optimize.certificate import verify_certificate
+
+    if remeasure is None and not (artifact / CERTIFICATE_FILE).exists():
+        opened = verify_artifact(artifact)
+        certificate = None
+    else:
+        text = resolve.text(data) if remeasure is not None else None
+        against = resolve.checkpoint(remeasure) if remeasure is not None else None
+        with progress_bar() as progress:
+            checked = verify_certificate(
+                artifact, data=text, against=against, threads=threads, progress=progress
+            )
+        opened, certificate = verify_artifact(artifact), checked.certificate
+    if as_json:
+        claim = certificate.model_dump(mode="json") if certificate else None
+        print_json({"hash": opened.hash, "certificate": claim, "remeasured": remeasure is not None})
+        return
+    print(f"every byte is as written: {opened.hash}")
+    if certificate is None:
+        print("no certificate; `penjing optimize` issues one")
+    else:
+        again = ", and holds when measured again" if remeasure is not None else ""
+        print(f"the certificate belongs to it and keeps its budget{again}")
+
+
+def bench(
+    model: Model,
+    prompt_tokens: Annotated[int, typer.Option(min=1, help="Length of the prompt.")] = 256,
+    output_tokens: Annotated[int, typer.Option(min=2, help="Tokens to decode.")] = 64,
+    streams: Annotated[int, typer.Option(min=1, help="Requests at a time.")] = 1,
+    tier: Tier = None,
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Time prefill and decoding, and relate them to this machine's measured limits."""
+    from penjing.cli.bench import measure_bench, print_bench
+
+    result = measure_bench(
+        resolve.runnable(model),
+        prompt_tokens=prompt_tokens,
+        output_tokens=output_tokens,
+        streams=streams,
+        tier=tier.value if tier else None,
+        threads=threads,
+    )
+    if as_json:
+        print_json(result.model_dump(mode="json"))
+    else:
+        print_bench(result)

@@ -1,0 +1,134 @@
+"""Commands that make something smaller, or carry it elsewhere: optimize, quantize, export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from penjing.cli import resolve
+from penjing.cli.options import Data, Force, FormatName, Json, Model, Out, Seed, Threads, Tokens
+from penjing.cli.show import megabytes, percent, print_json, print_table, progress_bar
+from penjing.errors import SpecError
+from penjing.spec import Budget, Recipe, preset, read_recipe, validate
+
+
+def optimize(
+    model: Model,
+    out: Out,
+    max_size: Annotated[
+        str | None, typer.Option(help="Tensor bytes over the checkpoint's: 30% or 0.3.")
+    ] = None,
+    max_loss: Annotated[
+        str | None, typer.Option(help="Rise of the perplexity, as an upper confidence bound: 2% or 0.02.")
+    ] = None,
+    confidence: Annotated[float, typer.Option(help="Of that bound.")] = 0.95,
+    data: Data = None,
+    tokens: Tokens = None,
+    threads: Threads = None,
+    seed: Seed = 0,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Find the smallest artifact that keeps a budget, and certify it.
+
+    Candidates (8-bit, 4-bit and layered) are each made, run and measured. If none keeps the budget, nothing
+    is written and the exit code is 3.
+    """
+    from penjing.cli.tables import print_evaluation
+    from penjing.optimize.evaluate import DEFAULT_TOKENS
+    from penjing.optimize.search import optimize as search
+
+    wanted = {"max_size": max_size, "max_loss": max_loss, "confidence": confidence}
+    budget = validate(Budget, wanted, "budget")
+    with progress_bar() as progress:
+        result = search(
+            resolve.checkpoint(model),
+            out,
+            budget,
+            resolve.text(data),
+            tokens=tokens or DEFAULT_TOKENS,
+            threads=threads,
+            seed=seed,
+            force=force,
+            progress=progress,
+        )
+    if as_json:
+        print_json(result.model_dump(mode="json"))
+        return
+    rows = [
+        (
+            ("→ " if point.name == result.chosen else "  ") + point.name,
+            percent(point.size_ratio),
+            f"{point.mean_delta_nll:+.5f}",
+            f"{point.upper_delta_nll:+.5f}",
+            f"{point.mean_kl:.5f}",
+        )
+        for point in result.frontier
+    ]
+    print_table("Measured candidates", ("", "size", "delta NLL", "upper bound", "KL"), rows)
+    print_evaluation(result.evaluation)
+    print(f"wrote {out} with its certificate; `penjing serve {out}` serves it")
+
+
+def quantize(
+    model: Model,
+    out: Out,
+    format: Annotated[FormatName | None, typer.Option(help="Weight format. Default: int4.")] = None,
+    group_size: Annotated[int | None, typer.Option(help="Inputs that share a scale: 32, 64 or 128.")] = None,
+    recipe: Annotated[Path | None, typer.Option(help="YAML or JSON file, instead of --format.")] = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Write an artifact in a given format, without a budget and without calibration data."""
+    from penjing.quantize import quantize_checkpoint
+
+    chosen = chosen_recipe(format, group_size, recipe)
+    with progress_bar() as progress:
+        artifact = quantize_checkpoint(
+            resolve.checkpoint(model),
+            out,
+            chosen,
+            force=force,
+            progress=lambda done, total: progress("quantize", done, total),
+        )
+    before = artifact.manifest.provenance.source.tensor_bytes
+    if as_json:
+        sizes = {"tensor_bytes": artifact.tensor_bytes, "checkpoint_bytes": before}
+        print_json({"path": str(out), "hash": artifact.hash, **sizes})
+        return
+    ratio = percent(artifact.tensor_bytes / before)
+    print(f"wrote {out}: {megabytes(artifact.tensor_bytes)} of tensors, {ratio} of the checkpoint")
+    print(f"hash {artifact.hash}")
+
+
+def chosen_recipe(format: FormatName | None, group_size: int | None, recipe: Path | None) -> Recipe:
+    """One recipe from either a file or the short options. Raises SpecError if both are given."""
+    if recipe is not None:
+        if format is not None or group_size is not None:
+            raise SpecError("--recipe says everything: give it alone, without --format and --group-size")
+        return read_recipe(recipe)
+    size: Literal[32, 64, 128]
+    match group_size:
+        case None | 64:
+            size = 64
+        case 32:
+            size = 32
+        case 128:
+            size = 128
+        case _:
+            raise SpecError(f"--group-size {group_size}: it must be 32, 64 or 128")
+    return preset((format or FormatName.int4).value, size)
+
+
+def export(
+    artifact: Annotated[Path, typer.Argument(help="Artifact directory.")],
+    out: Out,
+    force: Force = False,
+) -> None:
+    """Write an artifact's weights, dequantized, as a checkpoint that other libraries load."""
+    from penjing.export import export_safetensors
+
+    export_safetensors(artifact, out, force=force)
+    print(f"wrote {out}")

@@ -1,0 +1,47 @@
+"""Options that several commands share, worded once."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class TierName(StrEnum):
+    """The precisions of a layered artifact."""
+
+    fast = "fast"
+    best = "best"
+
+
+class FormatName(StrEnum):
+    """The weight formats of a recipe."""
+
+    keep = "keep"
+    int8 = "int8"
+    int4 = "int4"
+    layered = "layered"
+
+
+Model = Annotated[
+    str, typer.Argument(metavar="MODEL", help="Checkpoint or artifact directory, or 'seedling'.")
+]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Directory to write.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace what an earlier run wrote there.")]
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        help="Text to measure on: .txt, .jsonl, .parquet or a directory. Default: built-in Python code."
+    ),
+]
+Tier = Annotated[TierName | None, typer.Option(help="Precision at which a layered artifact runs.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Threads. Default: the cores this process may use.")]
+Tokens = Annotated[
+    int | None, typer.Option(min=1, help="Tokens of the text to use at most. Default: 100,000.")
+]
+MaxTokens = Annotated[int, typer.Option(min=1, help="Tokens to write at most.")]
+Temperature = Annotated[float, typer.Option(min=0, help="0 always takes the likeliest token.")]
+Seed = Annotated[int, typer.Option(min=0, help="Same seed, same result.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")]

@@ -1,0 +1,96 @@
+"""A before-and-after table in Markdown, for the model card of an optimized model."""
+
+from __future__ import annotations
+
+import math
+
+from penjing.artifact.certificate import Certificate
+from penjing.optimize.evaluation import Comparison, Evaluation
+from penjing.optimize.serving import ServingSpeed
+
+
+def render_markdown(evaluation: Evaluation, certificate: Certificate | None = None) -> str:
+    """Markdown from an evaluation that has a reference, and the artifact's certificate if it has one.
+
+    `before` is the checkpoint in its own dtype, `after` the artifact as served.
+    """
+    lines = ["| | before | after |", "|---|---:|---:|"]
+    lines += [f"| {name} | {first} | {second} |" for name, first, second in before_after_rows(evaluation)]
+    lines += ["", *(f"- {line}" for line in loss_lines(evaluation.compared)), "", context_line(evaluation)]
+    if certificate is not None:
+        lines += ["", claim_line(certificate)]
+    return "\n".join(lines) + "\n"
+
+
+def before_after_rows(evaluation: Evaluation) -> list[tuple[str, str, str]]:
+    """(what, before, after) of an evaluation that has a reference."""
+    comparison, before, after = evaluation.compared, evaluation.reference, evaluation.candidate
+    assert before is not None
+    return [
+        ("Tensor bytes", megabytes(comparison.checkpoint_bytes), megabytes(after.tensor_bytes)),
+        ("Size", "100%", f"{comparison.size_ratio:.1%}"),
+        ("Perplexity", f"{before.perplexity:.4f}", f"{after.perplexity:.4f}"),
+        *speed_rows(before.speed, after.speed),
+    ]
+
+
+def speed_rows(before: ServingSpeed | None, after: ServingSpeed | None) -> list[tuple[str, str, str]]:
+    """Rows on speed and memory, if both sides were measured."""
+    if before is None or after is None:
+        return []
+    return [
+        (
+            "Prefill, tokens/s",
+            f"{before.prefill_tokens_per_second:,.1f}",
+            f"{after.prefill_tokens_per_second:,.1f}",
+        ),
+        (
+            "Decode, tokens/s",
+            f"{before.decode_tokens_per_second:,.1f}",
+            f"{after.decode_tokens_per_second:,.1f}",
+        ),
+        ("Time to first token", f"{1e3 * before.ttft_seconds:.1f} ms", f"{1e3 * after.ttft_seconds:.1f} ms"),
+        ("Peak memory of serving", megabytes(before.peak_rss_bytes), megabytes(after.peak_rss_bytes)),
+    ]
+
+
+def loss_lines(comparison: Comparison) -> list[str]:
+    """What was lost, token by token."""
+    quality, bound = comparison.quality, comparison.bound
+    rise = f"{math.expm1(bound.upper):+.2%}"
+    return [
+        f"Loss per token: {bound.mean:+.5f} nats on average; with {bound.confidence:.4g} confidence at most "
+        f"{bound.upper:+.5f}, perplexity {rise} (over {bound.units} {bound.unit}s).",
+        f"KL divergence, nats: mean {quality.mean_kl:.5f}, 99% {quality.p99_kl:.5f}, max {quality.max_kl:.5f}.",
+        f"Same first choice on {quality.top1_agreement:.2%} of tokens.",
+    ]
+
+
+def context_line(evaluation: Evaluation) -> str:
+    """On which text and machine, so that the numbers can be reproduced."""
+    text, host = evaluation.text, evaluation.host
+    return (
+        f"Measured as served, tier {evaluation.candidate.tier}, on {evaluation.tokens:,} tokens of {text.name} "
+        f"(windows of {evaluation.window_tokens}, SHA-256 of tokens {text.sha256[:12]}); "
+        f"{host.cpu_model}, {host.isa}, {host.threads} threads."
+    )
+
+
+def claim_line(certificate: Certificate) -> str:
+    """The certificate in a sentence."""
+    budget = certificate.budget
+    limits = []
+    if budget.max_size is not None:
+        limits.append(f"size at most {budget.max_size:.4g} of the checkpoint's")
+    if budget.max_loss is not None:
+        limits.append(f"perplexity at most {budget.max_loss:.2%} higher")
+    return (
+        f"Certified by Penjing: {' and '.join(limits)}, at {certificate.measured.confidence:.4g} confidence. "
+        f"Artifact {certificate.artifact_hash[:12]}, checkpoint {certificate.source_hash[:12]}. "
+        "Check it with `penjing verify`."
+    )
+
+
+def megabytes(count: int) -> str:
+    """Decimal megabytes."""
+    return f"{count / 1e6:,.2f} MB"
