@@ -1,0 +1,144 @@
+"""The kernels of the step against numpy, on every instruction set this machine has."""
+
+from __future__ import annotations
+
+import ml_dtypes
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from penjing.engine.step import PAGE_TOKENS
+from penjing.kernels import _core, available_isas
+
+pytestmark = pytest.mark.parametrize("isa", available_isas())
+
+LENGTHS = (1, 2, 15, 16, 17, 64, 172, 257)
+FORMATS = ("fp32", "bf16", "int8")
+
+
+def normal(*shape: int, seed: int = 0) -> NDArray[np.float32]:
+    return np.random.default_rng(seed).standard_normal(shape, np.float32)
+
+
+def stored(vectors: NDArray[np.float32], format: str) -> NDArray[np.float32]:
+    """What a KV format keeps of vectors [..., head_dim]."""
+    if format == "fp32":
+        return vectors
+    if format == "bf16":
+        return vectors.astype(ml_dtypes.bfloat16).astype(np.float32)
+    codes, scales = int8_codes(vectors)
+    return codes * scales[..., None]
+
+
+def int8_codes(vectors: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """docs/artifact.md, "KV cache"."""
+    largest = np.abs(vectors).max(-1)
+    empty = largest < 1e-30
+    inverse = np.where(empty, np.float32(0), np.float32(127) / np.where(empty, np.float32(1), largest))
+    codes = np.clip(np.rint(vectors * inverse[..., None]), -127, 127)
+    return codes, np.where(empty, np.float32(0), largest / np.float32(127))
+
+
+@pytest.mark.parametrize("n", LENGTHS)
+def test_rms_norm(isa: str, n: int) -> None:
+    x, weight, out = normal(n) * 3, normal(n, seed=1), np.empty(n, np.float32)
+    _core.rms_norm(x, weight, 1e-5, isa, out)
+    exact = x.astype(np.float64)
+    np.testing.assert_allclose(out, exact / np.sqrt(np.mean(exact**2) + 1e-5) * weight, rtol=2e-6, atol=1e-9)
+    _core.rms_norm(x, weight, 1e-5, isa, x)
+    np.testing.assert_array_equal(x, out)
+
+
+@pytest.mark.parametrize("half", LENGTHS)
+def test_rotate(isa: str, half: int) -> None:
+    head, angles = normal(2 * half), normal(half, seed=1) * 10
+    cosine, sine = np.cos(angles), np.sin(angles)
+    a, b = head[:half].copy(), head[half:].copy()
+    _core.rotate(head, cosine, sine, isa)
+    np.testing.assert_array_equal(head, np.concatenate([a * cosine - b * sine, b * cosine + a * sine]))
+
+
+@pytest.mark.parametrize("n", LENGTHS)
+def test_silu_multiply(isa: str, n: int) -> None:
+    gate, up, out = normal(n) * 10, normal(n, seed=1), np.empty(n, np.float32)
+    _core.silu_multiply(gate, up, isa, out)
+    exact = gate.astype(np.float64)
+    np.testing.assert_allclose(out, exact / (1 + np.exp(-exact)) * up, rtol=1e-6, atol=1e-12)
+    parts = np.empty_like(out)
+    for i in range(n):
+        _core.silu_multiply(gate[i : i + 1], up[i : i + 1], isa, parts[i : i + 1])
+    np.testing.assert_array_equal(parts, out)
+
+
+def test_silu_of_extremes(isa: str) -> None:
+    gate = np.array([0, 1e4, -1e4, -88, 88, np.inf, np.nan], np.float32)
+    out = np.empty_like(gate)
+    _core.silu_multiply(gate, np.ones_like(gate), isa, out)
+    np.testing.assert_allclose(out[:6], [0, 1e4, 0, 0, 88, np.inf], atol=1e-30)
+    assert np.isnan(out[6])
+
+
+@pytest.mark.parametrize("head_dim", [2, 8, 16, 20, 80, 128])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_pages_as_documented(isa: str, head_dim: int, transposed: bool) -> None:
+    """Bytes of a page: int8 codes with scales behind them, bf16, fp32; keys transposed."""
+    heads = 3
+    vectors = normal(PAGE_TOKENS, heads, head_dim) * np.exp(3 * normal(PAGE_TOKENS, heads, 1, seed=1))
+    vectors[5, 1] = 0
+    vectors[6, 2] = 1e-38
+    axes = (1, 2, 0) if transposed else (1, 0, 2)
+    codes, scales = int8_codes(vectors)
+    expected = {
+        "int8": codes.transpose(axes).astype(np.int8).tobytes() + scales.T.astype(np.float32).tobytes(),
+        "bf16": vectors.astype(ml_dtypes.bfloat16).transpose(axes).tobytes(),
+        "fp32": vectors.transpose(axes).tobytes(),
+    }
+    for format, page in expected.items():
+        assert _core.written_page(vectors, format, transposed, isa)[: len(page)] == page
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("place", ["key", "value"])
+def test_broken_keys_and_values_stay_broken(isa: str, format: str, bad: float, place: str) -> None:
+    """A key of minus infinity may have weight zero; everything else must show."""
+    keys, values, query = normal(40, 1, 16), normal(40, 1, 16, seed=1), np.ones(16, np.float32)
+    (keys if place == "key" else values)[11, 0, 3] = bad
+    out, pages = np.empty(16, np.float32), np.arange(2, dtype=np.int32)
+    _core.attend(keys, values, format, format, pages, 0, 39, query, 0.25, isa, out)
+    harmless = place == "key" and format != "int8" and bad == -np.inf
+    assert np.isfinite(out).all() == harmless
+
+
+@pytest.mark.parametrize(("heads", "queries"), [(1, 1), (2, 2), (1, 3), (2, 4), (1, 7)])
+@pytest.mark.parametrize("head_dim", [8, 20, 64, 80])
+def test_attention(isa: str, heads: int, queries: int, head_dim: int) -> None:
+    """Spans of one position, of many, and windows that begin anywhere, over shuffled pages."""
+    num_tokens, num_pages = 530, 17
+    generator = np.random.default_rng(head_dim)
+    keys, values = normal(num_tokens, heads, head_dim), normal(num_tokens, heads, head_dim, seed=1)
+    query, scale = normal(heads, queries, head_dim, seed=2) * 2, 1 / np.sqrt(head_dim)
+    for first, last in ((0, 0), (0, 31), (0, 256), (3, 529), (255, 257), (511, 512), (200, 200)):
+        key_format, value_format = generator.choice(FORMATS, 2)
+        outs = []
+        for pages in (np.arange(num_pages), generator.permutation(num_pages)):
+            out = np.empty_like(query)
+            ids = pages.astype(np.int32)
+            _core.attend(
+                keys, values, key_format, value_format, ids, first, last, query.ravel(), scale, isa, out
+            )
+            outs.append(out)
+        np.testing.assert_array_equal(outs[0], outs[1])
+        seen = slice(first, last + 1)
+        scores = np.einsum("hqd,thd->hqt", query.astype(np.float64), stored(keys, key_format)[seen]) * scale
+        weights = np.exp(scores - scores.max(-1, keepdims=True))
+        weights /= weights.sum(-1, keepdims=True)
+        expected = np.einsum("hqt,thd->hqd", weights, stored(values, value_format)[seen])
+        np.testing.assert_allclose(outs[0], expected, rtol=1e-5, atol=2e-6)
+
+
+def test_attention_survives_large_scores(isa: str) -> None:
+    keys, values, out = normal(600, 1, 16) * 300, normal(600, 1, 16, seed=1), np.empty(16, np.float32)
+    query, pages = normal(16, seed=2) * 300, np.arange(19, dtype=np.int32)
+    _core.attend(keys, values, "fp32", "fp32", pages, 0, 599, query, 1.0, isa, out)
+    np.testing.assert_allclose(out, values[np.argmax(keys[:, 0] @ query), 0], rtol=1e-6)
