@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import tokenizers
 from openai import OpenAI
-from serve_fakes import FakeRunner, RunningServer, fake_engine
+from serve_fakes import FakeRunner, fake_engine
+from serve_running import RunningServer
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
 from penjing.engine import Engine

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import openai
 import pytest
-from serve_fakes import FakeRunner, RunningServer
+from serve_fakes import FakeRunner
+from serve_running import RunningServer
 
 from penjing.engine import Engine
 from penjing.errors import SpecError

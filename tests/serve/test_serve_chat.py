@@ -7,7 +7,7 @@ import math
 import openai
 import pytest
 from openai import OpenAI
-from serve_fakes import RunningServer
+from serve_running import RunningServer
 
 ASK = [{"role": "user", "content": "a small landscape"}]
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import openai
 import pytest
 from openai import OpenAI
-from serve_fakes import RunningServer
+from serve_running import RunningServer
 
 PROMPT = "the little tree"
 

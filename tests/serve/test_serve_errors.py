@@ -9,7 +9,8 @@ import httpx
 import openai
 import pytest
 from openai import OpenAI
-from serve_fakes import FakeRunner, RunningServer, wait_until
+from serve_fakes import FakeRunner
+from serve_running import RunningServer, wait_until
 
 from penjing.engine import Engine
 

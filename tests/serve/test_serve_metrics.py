@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
-from serve_fakes import FakeRunner, RunningServer, wait_until
+from serve_fakes import FakeRunner
+from serve_running import RunningServer, wait_until
 
 from penjing.engine import Engine
 

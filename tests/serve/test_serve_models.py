@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import pytest
 from openai import OpenAI
-from serve_fakes import FakeRunner, RunningServer
+from serve_fakes import FakeRunner
+from serve_running import RunningServer
 
 from penjing.engine import Engine
 from penjing.errors import SpecError

@@ -13,7 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 import openai
 import pytest
 from openai import OpenAI
-from serve_fakes import FakeRunner, RunningServer, wait_until
+from serve_fakes import FakeRunner
+from serve_running import RunningServer, wait_until
 
 from penjing.engine import Engine, Sampling
 

@@ -11,7 +11,7 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
-from penjing.errors import PortInUseError
+from penjing.errors import PortInUseError, SpecError
 from penjing.serve.service import Service
 
 logger = logging.getLogger("penjing.serve")
@@ -36,7 +36,7 @@ def run(
 
     The first signal starts the drain: new requests and /health get 503, running ones finish; what is not
     finished after `grace_seconds` ends with an error. A second signal ends them at once.
-    Raises PortInUseError if the address cannot be listened on.
+    Raises PortInUseError if the address cannot be listened on, SpecError for a number that is no port.
     """
     listener = listen(host, port)
     try:
@@ -48,7 +48,12 @@ def run(
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that holds the address from now on. Raises PortInUseError, which names address and reason."""
+    """A socket that holds the address from now on.
+
+    Raises PortInUseError, which names address and reason, or SpecError for a number that is no port.
+    """
+    if not 0 <= port <= 65535:  # the system would silently take it modulo 65536
+        raise SpecError(f"port {port}: must be between 0 (a free one) and 65535")
     listener = None
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
@@ -58,10 +63,10 @@ def listen(host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
         listener.listen(BACKLOG)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         if listener is not None:
             listener.close()
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        reason = error.strerror or str(error)
         advice = "choose another address, or port 0 for a free one"
         raise PortInUseError(f"cannot listen on {host}:{port}: {reason}; {advice}") from None
     return listener
