@@ -27,7 +27,7 @@ def before_after_rows(evaluation: Evaluation) -> list[tuple[str, str, str]]:
     comparison, before, after = evaluation.compared, evaluation.reference, evaluation.candidate
     assert before is not None
     return [
-        ("Tensor bytes", megabytes(comparison.checkpoint_bytes), megabytes(after.tensor_bytes)),
+        ("Tensor bytes", megabytes(comparison.checkpoint_bytes), megabytes(comparison.artifact_bytes)),
         ("Size", "100%", f"{comparison.size_ratio:.1%}"),
         ("Perplexity", f"{before.perplexity:.4f}", f"{after.perplexity:.4f}"),
         *speed_rows(before.speed, after.speed),
@@ -58,19 +58,27 @@ def loss_lines(comparison: Comparison) -> list[str]:
     """What was lost, token by token."""
     quality, bound = comparison.quality, comparison.bound
     rise = f"{math.expm1(bound.upper):+.2%}"
-    return [
+    lines = [
         f"Loss per token: {bound.mean:+.5f} nats on average; with {bound.confidence:.4g} confidence at most "
         f"{bound.upper:+.5f}, perplexity {rise} (over {bound.units} {bound.unit}s).",
-        f"KL divergence, nats: mean {quality.mean_kl:.5f}, 99% {quality.p99_kl:.5f}, max {quality.max_kl:.5f}.",
+        f"KL divergence, nats: mean {quality.mean_kl:.5f}, "
+        f"99% {quality.p99_kl:.5f}, max {quality.max_kl:.5f}.",
         f"Same first choice on {quality.top1_agreement:.2%} of tokens.",
     ]
+    if comparison.is_unfamiliar_text:
+        lines.append(
+            "Caution: the predictions changed far more (KL) than this text could show (loss). The model knows "
+            "texts like it badly; measure on text of the kind it will serve."
+        )
+    return lines
 
 
 def context_line(evaluation: Evaluation) -> str:
     """On which text and machine, so that the numbers can be reproduced."""
     text, host = evaluation.text, evaluation.host
     return (
-        f"Measured as served, tier {evaluation.candidate.tier}, on {evaluation.tokens:,} tokens of {text.name} "
+        f"Measured as served, tier {evaluation.candidate.tier}, "
+        f"on {evaluation.tokens:,} tokens of {text.name} "
         f"(windows of {evaluation.window_tokens}, SHA-256 of tokens {text.sha256[:12]}); "
         f"{host.cpu_model}, {host.isa}, {host.threads} threads."
     )

@@ -1,0 +1,123 @@
+"""A dequantized checkpoint in Hugging Face layout: for tools that cannot read the artifact.
+
+The weights are those the artifact serves, rounded once to the dtype asked for; tensors are written one at a
+time, so memory is about one tensor. (The safetensors format: 8 bytes of header length, a JSON header, data.)
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from penjing.artifact import Artifact, TensorRole, expected_tensors
+from penjing.artifact.layout import RESIDUAL_FILE, TENSORS_FILE
+from penjing.artifact.staging import StagingDirectory, output_errors, sync
+from penjing.errors import FormatError, SpecError
+from penjing.export.settings import rebuild_config
+from penjing.formats import decode
+from penjing.models.families import published_name
+from penjing.spec import Tier
+
+ExportDtype = Literal["bf16", "fp16", "fp32"]
+DTYPES: dict[ExportDtype, tuple[str, str, Any]] = {
+    "bf16": ("BF16", "bfloat16", ml_dtypes.bfloat16),
+    "fp16": ("F16", "float16", np.float16),
+    "fp32": ("F32", "float32", np.float32),
+}
+WEIGHTS_FILE = "model.safetensors"
+CONFIG_FILE = "config.json"
+
+
+def export_safetensors(
+    source: Path,
+    out: Path,
+    *,
+    dtype: ExportDtype = "bf16",
+    tier: Tier | None = None,
+    force: bool = False,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Path:
+    """Write the artifact at `source` as a checkpoint at `out`: weights, config.json, tokenizer.
+
+    Raises ArtifactError, OutputError, UnsupportedConfigError (blocks of different widths), SpecError (a tier
+    that the artifact lacks), FormatError (a weight beyond fp16's range).
+    """
+    artifact = Artifact.open(source)
+    chosen = tier or artifact.tiers[-1]
+    if chosen not in artifact.tiers:
+        raise SpecError(f"{source}: has no tier {chosen}; it runs at {' or '.join(artifact.tiers)}")
+    config = rebuild_config(artifact.config, DTYPES[dtype][1], source)
+    staging = StagingDirectory(out, force=force, replaceable=is_exported)
+    staging.create()
+    try:
+        with output_errors(out):
+            write_weights(artifact, staging.path / WEIGHTS_FILE, dtype, chosen, progress)
+            (staging.path / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+            for name in artifact.manifest.files:
+                if name not in (TENSORS_FILE, RESIDUAL_FILE):
+                    shutil.copyfile(artifact.path / name, staging.path / name)
+        staging.publish()
+    finally:
+        staging.discard()
+    return out
+
+
+def is_exported(path: Path) -> bool:
+    """Whether a directory looks like one this module wrote: all that `force` may replace."""
+    return (path / WEIGHTS_FILE).is_file() and (path / CONFIG_FILE).is_file()
+
+
+def write_weights(
+    artifact: Artifact,
+    path: Path,
+    dtype: ExportDtype,
+    tier: Tier,
+    progress: Callable[[str, int, int], None] | None,
+) -> None:
+    """Stream every tensor to one safetensors file, under its published name."""
+    roles = expected_tensors(artifact.config)
+    with path.open("xb") as file:
+        file.write(header(roles, dtype))
+        for done, (name, tensor) in enumerate(decoded_tensors(artifact, roles, tier)):
+            rounded = tensor.astype(DTYPES[dtype][2])
+            if not np.isfinite(rounded.astype(np.float32)).all():
+                raise FormatError(
+                    f"{artifact.path}: {name} is beyond the range of {dtype}; export as bf16 or fp32"
+                )
+            file.write(np.ascontiguousarray(rounded).view(np.uint8).data)
+            if progress is not None:
+                progress("export", done + 1, len(roles))
+    sync(path)
+
+
+def decoded_tensors(
+    artifact: Artifact, roles: dict[str, TensorRole], tier: Tier
+) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """Every tensor as float32, by canonical name, one at a time."""
+    for name, role in roles.items():
+        yield name, decode(artifact.matrix(name), tier) if role.is_matrix else artifact.vector(name)
+
+
+def header(roles: dict[str, TensorRole], dtype: ExportDtype) -> bytes:
+    """Length and JSON of a safetensors header; spaces align the data to 8 bytes."""
+    table: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for name, role in roles.items():
+        end = offset + math.prod(role.shape) * np.dtype(DTYPES[dtype][2]).itemsize
+        table[published_name(name)] = {
+            "dtype": DTYPES[dtype][0],
+            "shape": list(role.shape),
+            "data_offsets": [offset, end],
+        }
+        offset = end
+    text = json.dumps(table, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text

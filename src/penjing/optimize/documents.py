@@ -1,0 +1,132 @@
+"""From documents to the windows of tokens that are scored, and to disjoint parts of the text."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from penjing.data.documents import read_documents
+from penjing.data.splits import DEFAULT_SHARES, split_of
+from penjing.errors import EmptyDataError
+from penjing.measure.stats import MIN_UNITS
+from penjing.spec import Spec
+from penjing.text import Tokenizer
+
+Tokens = list[int]
+MAX_WINDOW = 512  # tokens
+CHARACTERS_PER_TOKEN = (
+    32  # more than any tokenizer reaches on text; so much is tokenized to find enough tokens
+)
+
+
+class TextRecord(Spec):
+    """Which text was scored: its name (never a path), and SHA-256 over the token ids of its documents."""
+
+    name: str
+    sha256: str
+    documents: int
+    tokens: int
+
+
+def read_tokens(data: Path, tokenizer: Tokenizer, limit: int | None) -> list[Tokens]:
+    """The first `limit` tokens of the documents under `data`, in order; the last document may be cut.
+
+    Raises DataError for what cannot be read, EmptyDataError if there is no text.
+    """
+    part = Part(limit)
+    for document in read_documents(data):
+        part.add(document.text, tokenizer)
+        if part.is_full:
+            break
+    if not part.documents:
+        raise EmptyDataError(f"{data}: there is no text in it; give files with text to measure on")
+    return part.documents
+
+
+def read_parts(
+    data: Path, tokenizer: Tokenizer, limit: int | None, seed: int
+) -> tuple[list[Tokens], list[Tokens]]:
+    """Two disjoint parts of the documents under `data`: to choose by, and to claim from; half the limit each.
+
+    Whole documents, by the hash of their text: equal texts fall together, and what is a claim's text today
+    is nobody's calibration text tomorrow. Where that leaves a part with too few documents to bound a loss
+    by, the first `limit` tokens are cut once, in the middle.
+    """
+    half = None if limit is None else limit // 2
+    choose, claim = Part(half), Part(half)
+    for document in read_documents(data):
+        role = split_of(document.digest, DEFAULT_SHARES, seed)
+        (claim if role == "report" else choose).add(document.text, tokenizer)
+        if choose.is_full and claim.is_full:
+            break
+    if min(len(choose.documents), len(claim.documents)) >= MIN_UNITS:
+        return choose.documents, claim.documents
+    return cut_in_half(read_tokens(data, tokenizer, limit))
+
+
+class Part:
+    """Tokenized documents, up to a limit of tokens in all; the last one may be cut to keep it."""
+
+    def __init__(self, limit: int | None) -> None:
+        self.left = limit
+        self.documents: list[Tokens] = []
+
+    @property
+    def is_full(self) -> bool:
+        """Whether nothing more would be taken."""
+        return self.left == 0
+
+    def add(self, text: str, tokenizer: Tokenizer) -> None:
+        """Take a text, without special tokens, as far as there is room."""
+        if self.left is None:
+            tokens = tokenizer.encode(text)
+        else:
+            tokens = tokenizer.encode(text[: self.left * CHARACTERS_PER_TOKEN])[: self.left]
+            self.left -= len(tokens)
+        if tokens:
+            self.documents.append(tokens)
+
+
+def window_length(max_positions: int, asked: int | None) -> int:
+    """Tokens of a window: what was asked for, or 512, but never more than the model's positions."""
+    return min(max_positions, MAX_WINDOW if asked is None else asked)
+
+
+def cut_windows(document: Tokens, length: int, bos: int | None) -> list[Tokens]:
+    """Windows of at most `length` tokens in which every token but the first is to be scored, each once.
+
+    A window begins with the beginning-of-text token where the tokenizer has one, as the model was trained;
+    else with the token before it, and then a document's first token is never scored.
+    """
+    stride = length - 1
+    if bos is not None:
+        return [[bos, *document[start : start + stride]] for start in range(0, len(document), stride)]
+    return [document[start : start + length] for start in range(0, len(document) - 1, stride)]
+
+
+def record_text(name: str, documents: Sequence[Tokens]) -> TextRecord:
+    """Identify a tokenized text."""
+    digest = hashlib.sha256()
+    for document in documents:
+        digest.update(np.array([len(document), *document], "<u4").tobytes())
+    return TextRecord(
+        name=name,
+        sha256=digest.hexdigest(),
+        documents=len(documents),
+        tokens=sum(map(len, documents)),
+    )
+
+
+def cut_in_half(documents: Sequence[Tokens]) -> tuple[list[Tokens], list[Tokens]]:
+    """The text before and after its middle token."""
+    left = sum(map(len, documents)) // 2
+    first: list[Tokens] = []
+    second: list[Tokens] = []
+    for document in documents:
+        first += [document[:left]] if left > 0 else []
+        second += [document[max(left, 0) :]] if left < len(document) else []
+        left -= len(document)
+    return first, second

@@ -1,0 +1,211 @@
+"""Evaluation: an artifact as served, against its original as it was, on the same text, token by token."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from penjing import kernels
+from penjing.artifact import Artifact
+from penjing.artifact.layout import MANIFEST_FILE
+from penjing.engine import Engine
+from penjing.errors import EmptyDataError, SpecError, TokenizerError
+from penjing.measure.machine import cpu_model, usable_cores
+from penjing.measure.quality import TokenQuality, concatenate, perplexity, summarize
+from penjing.measure.stats import upper_bound
+from penjing.optimize.compare import compare_engines, count_scored, score_engine
+from penjing.optimize.documents import (
+    Tokens,
+    cut_windows,
+    read_tokens,
+    record_text,
+    window_length,
+)
+from penjing.optimize.evaluation import Comparison, Evaluation, Host, Side
+from penjing.optimize.progress import Progress, silent
+from penjing.optimize.reference import reference_artifact
+from penjing.optimize.serving import (
+    ServingSpeed,
+    cut_prompt,
+    measure_serving,
+    served_peak_bytes,
+    summarize_serving,
+)
+from penjing.spec import Tier
+
+DEFAULT_TOKENS = 16384
+TOKENIZER_FILE = "tokenizer.json"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to evaluate. window: tokens, None for min(512, the model's positions). tier: None for `best`."""
+
+    window: int | None = None
+    tier: Tier | None = None
+    threads: int | None = None
+    seed: int = 0
+    confidence: float = 0.95
+    speed: bool = True
+
+    def __post_init__(self) -> None:
+        if self.window is not None and self.window < 2:
+            raise SpecError(
+                f"window is {self.window} tokens: it must be at least 2, one to see and one to score"
+            )
+        if not 0.5 < self.confidence < 1.0:
+            raise SpecError(f"confidence is {self.confidence}: it must lie between 0.5 and 1")
+
+
+def evaluate(
+    candidate: Path,
+    against: Path | str | None,
+    data: Path,
+    *,
+    tokens: int | None = DEFAULT_TOKENS,
+    window: int | None = None,
+    tier: Tier | None = None,
+    threads: int | None = None,
+    seed: int = 0,
+    confidence: float = 0.95,
+    speed: bool = True,
+    progress: Progress = silent,
+) -> Evaluation:
+    """Evaluate an artifact on the first `tokens` tokens of a text; `against` is an artifact or a checkpoint.
+
+    Raises ArtifactError, CheckpointError, DataError, TokenizerError (the sides do not share a tokenizer), or
+    SpecError for a setting out of range.
+    """
+    settings = Settings(window, tier, threads, seed, confidence, speed)
+    if tokens is not None and tokens < 1:
+        raise SpecError(f"tokens is {tokens}: it must be at least 1")
+    engine = open_engine(candidate, settings, tier)
+    reference = None if against is None else open_engine(runnable(against, progress), settings, None)
+    documents = read_tokens(data, engine.tokenizer, tokens)
+    return evaluate_documents(engine, reference, documents, settings, name=data.name, progress=progress)
+
+
+def evaluate_documents(
+    candidate: Engine,
+    reference: Engine | None,
+    documents: list[Tokens],
+    settings: Settings,
+    *,
+    name: str,
+    progress: Progress = silent,
+    stage: str = "evaluate",
+) -> Evaluation:
+    """Evaluate on tokenized documents; `name` is the text's, `stage` labels the progress."""
+    if reference is not None:
+        check_same_tokenizer(candidate.artifact, reference.artifact)
+    length = window_length(candidate.config.max_positions, settings.window)
+    windows = [cut_windows(document, length, candidate.tokenizer.bos_id) for document in documents]
+    if count_scored(windows) == 0:
+        raise EmptyDataError(f"{name}: its tokens leave nothing to score; give more text")
+    speeds = measure_speeds(candidate, reference, documents, settings, progress) if settings.speed else {}
+    tier = settings.tier or candidate.artifact.tiers[-1]
+
+    def advance(done: int, total: int) -> None:
+        progress(stage, done, total)
+
+    if reference is None:
+        own_nll = np.concatenate(score_engine(candidate, windows, tier, advance))
+        comparison, other = None, None
+    else:
+        quality = compare_engines(reference, candidate, windows, tier, advance)
+        comparison = compare(candidate.artifact, quality, settings)
+        own_nll = np.concatenate([document.candidate_nll for document in quality])
+        other_perplexity = comparison.quality.reference_perplexity
+        other = describe(reference, "best", other_perplexity, speeds.get("reference"))
+    return Evaluation(
+        candidate=describe(candidate, tier, perplexity(own_nll), speeds.get("candidate")),
+        reference=other,
+        comparison=comparison,
+        text=record_text(name, documents),
+        tokens=len(own_nll),
+        window_tokens=length,
+        seed=settings.seed,
+        host=host(settings),
+    )
+
+
+def open_engine(artifact: Path, settings: Settings, tier: Tier | None) -> Engine:
+    """An engine for measuring: nothing of one text is reused for the next."""
+    return Engine(artifact, tier=tier, threads=settings.threads, max_sequences=1, prefix_cache=False)
+
+
+def runnable(source: Path | str, progress: Progress) -> Path:
+    """An artifact as it is; a checkpoint through its reference artifact."""
+    if (Path(source) / MANIFEST_FILE).is_file():
+        return Path(source)
+    return reference_artifact(source, progress=progress)
+
+
+def check_same_tokenizer(candidate: Artifact, reference: Artifact) -> None:
+    """Token by token comparison means nothing between different tokens. Raises TokenizerError."""
+    sides = [artifact.path / TOKENIZER_FILE for artifact in (candidate, reference)]
+    same_vocabulary = candidate.config.vocab_size == reference.config.vocab_size
+    first, second = (path.read_bytes() for path in sides)
+    if not same_vocabulary or (first != second and json.loads(first) != json.loads(second)):
+        raise TokenizerError(
+            f"{candidate.path} and {reference.path} have different tokenizers; "
+            "compare an artifact with the checkpoint it was made from"
+        )
+
+
+def measure_speeds(
+    candidate: Engine,
+    reference: Engine | None,
+    documents: list[Tokens],
+    settings: Settings,
+    progress: Progress,
+) -> dict[str, ServingSpeed]:
+    """Speed and memory of both sides, by side; requests are interleaved, memory is each side's own."""
+    engines = (
+        {"candidate": candidate} if reference is None else {"reference": reference, "candidate": candidate}
+    )
+    tiers = {"candidate": settings.tier, "reference": None}
+    prompt = cut_prompt(documents, candidate.tokenizer.bos_id, candidate.config.max_positions)
+    timings = measure_serving(engines, prompt, "speed", progress)
+    return {
+        name: summarize_serving(
+            timings[name],
+            len(prompt),
+            served_peak_bytes(engine.artifact.path, tiers[name], settings.threads, prompt),
+        )
+        for name, engine in engines.items()
+    }
+
+
+def describe(engine: Engine, tier: Tier, own_perplexity: float, speed: ServingSpeed | None) -> Side:
+    """An artifact as it was run."""
+    artifact = engine.artifact
+    return Side(
+        name=artifact.manifest.provenance.source.name,
+        artifact_hash=artifact.hash,
+        tier=tier,
+        kv=artifact.config.blocks[0].key_format,
+        tensor_bytes=artifact.tier_bytes(tier),
+        perplexity=own_perplexity,
+        speed=speed,
+    )
+
+
+def compare(artifact: Artifact, quality: list[TokenQuality], settings: Settings) -> Comparison:
+    """How far the documents of one side lie from those of the other, and the bound of the loss."""
+    checkpoint_bytes = artifact.manifest.provenance.source.tensor_bytes
+    deltas = [document.delta_nll for document in quality]
+    return Comparison(
+        quality=summarize(concatenate(quality)),
+        bound=upper_bound(deltas, confidence=settings.confidence, seed=settings.seed),
+        size_ratio=artifact.tensor_bytes / checkpoint_bytes,
+        checkpoint_bytes=checkpoint_bytes,
+    )
+
+
+def host(settings: Settings) -> Host:
+    """This machine, as used."""
+    return Host(cpu_model=cpu_model(), isa=kernels.default_isa(), threads=settings.threads or usable_cores())

@@ -1,0 +1,170 @@
+"""Budget in, artifact out: candidates are measured as served, and the smallest that keeps it is published.
+
+The text is split by document into a part to choose by and a part to claim from. A claim is a test of its own,
+and a second candidate may need one if the first fails, so the error that the budget allows is spent in
+shares: three quarters of it on the first claim, three quarters of the rest on the next, and so on.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from pathlib import Path
+
+from penjing.artifact import Artifact
+from penjing.artifact.certificate import Certificate, write_certificate
+from penjing.artifact.staging import StagingDirectory
+from penjing.artifact.writer import is_replaceable
+from penjing.errors import InfeasibleBudgetError, SpecError
+from penjing.models import Checkpoint
+from penjing.optimize.candidates import Candidate, candidates
+from penjing.optimize.certificate import issue_certificate
+from penjing.optimize.documents import read_parts
+from penjing.optimize.evaluate import DEFAULT_TOKENS, Settings, open_engine
+from penjing.optimize.evaluation import Evaluation
+from penjing.optimize.progress import Progress, silent
+from penjing.optimize.reference import reference_artifact
+from penjing.optimize.trials import FrontierPoint, Trials
+from penjing.spec import Budget, Spec
+
+CLAIM_SHARE = 0.75
+LARGEST_TRIED = 3  # without a loss budget: the least loss among this many of the largest that fit
+
+
+class Optimized(Spec):
+    """What a search published: the candidate, the evaluation behind its claim, and all that was measured."""
+
+    path: Path
+    chosen: str
+    certificate: Certificate
+    evaluation: Evaluation
+    frontier: tuple[FrontierPoint, ...]
+
+
+def optimize(
+    model: str | Path,
+    out: Path,
+    budget: Budget,
+    data: Path,
+    *,
+    tokens: int | None = DEFAULT_TOKENS,
+    window: int | None = None,
+    threads: int | None = None,
+    seed: int = 0,
+    force: bool = False,
+    progress: Progress = silent,
+) -> Optimized:
+    """Publish at `out` the smallest candidate that keeps the budget, with its certificate.
+
+    Without a loss budget it is the candidate of least loss that fits. `tokens` of the data are used, half to
+    choose by and half to claim from. Raises InfeasibleBudgetError if no candidate keeps the budget, SpecError
+    for a budget without a limit, CheckpointError, DataError, OutputError; then `out` is as it was.
+    """
+    if budget.max_size is None and budget.max_loss is None:
+        raise SpecError("budget: limits neither size nor loss; give --max-size, --max-loss or both")
+    settings = Settings(window=window, threads=threads, seed=seed, confidence=budget.confidence)
+    staging = StagingDirectory(out, force=force, replaceable=is_replaceable)
+    staging.create()
+    try:
+        trials = begin(
+            model, budget, data, tokens, settings=settings, workspace=staging.path, progress=progress
+        )
+        candidate, evaluation = find(trials, candidates(trials.checkpoint.config, seed))
+        path = trials.build(candidate)
+        artifact = Artifact.open(path)
+        certificate = issue_certificate(evaluation, artifact, budget, text_part="report", token_limit=tokens)
+        write_certificate(path, certificate)
+        publish(staging, path)
+    finally:
+        staging.discard()
+    frontier = tuple(sorted(trials.frontier.values(), key=lambda point: point.tensor_bytes))
+    return Optimized(
+        path=out,
+        chosen=candidate.name,
+        certificate=certificate,
+        evaluation=evaluation,
+        frontier=frontier,
+    )
+
+
+def begin(
+    model: str | Path,
+    budget: Budget,
+    data: Path,
+    tokens: int | None,
+    *,
+    settings: Settings,
+    workspace: Path,
+    progress: Progress,
+) -> Trials:
+    """Open the checkpoint and its reference, and part the text."""
+    checkpoint = Checkpoint.open(model)
+    reference = open_engine(reference_artifact(model, progress=progress), settings, None)
+    tune, report = read_parts(data, reference.tokenizer, tokens, settings.seed)
+    return Trials(
+        model, checkpoint, reference, budget, settings, workspace, data.name, tune, report, progress
+    )
+
+
+def find(trials: Trials, table: list[Candidate]) -> tuple[Candidate, Evaluation]:
+    """The candidate to publish and the evaluation that proves it. Raises InfeasibleBudgetError."""
+    error_left = 1.0 - trials.budget.confidence
+    for candidate in in_order_of_preference(trials, table):
+        if trials.keeps_loss(trials.measure(candidate)):
+            evaluation = trials.claim(candidate, confidence=round(1.0 - CLAIM_SHARE * error_left, 12))
+            if trials.keeps_loss(evaluation.compared.bound.upper):
+                return candidate, evaluation
+            error_left *= 1.0 - CLAIM_SHARE
+        trials.discard(candidate)
+    raise InfeasibleBudgetError(explain(trials, table))
+
+
+def in_order_of_preference(trials: Trials, table: list[Candidate]) -> list[Candidate]:
+    """Those that fit: smallest first for a loss budget, else by their measured loss."""
+    fitting = [candidate for candidate in table if trials.fits(candidate)]
+    if trials.budget.max_loss is not None:
+        return fitting
+    return sorted(fitting[-LARGEST_TRIED:], key=trials.measure)
+
+
+def explain(trials: Trials, table: list[Candidate]) -> str:
+    """One line: the limit that binds, and the nearest budgets that could be kept."""
+    fitting = [candidate for candidate in table if trials.fits(candidate)]
+    if fitting:
+        least = min(fitting, key=trials.measure)
+        needed = f"--max-loss {loss_percent(trials.measure(least))}"
+        binding = f"--max-loss binds: {least.name}, the best of {len(fitting)} that fit, needs {needed}"
+    else:
+        needed = f"--max-size {percent(trials.size_ratio(table[0]))}"
+        binding = f"--max-size binds: {table[0].name}, the smallest candidate, needs {needed}"
+    if trials.budget.max_loss is None or trials.budget.max_size is None:
+        return binding
+    for candidate in table:
+        if not trials.fits(candidate):
+            keeps = trials.keeps_loss(trials.measure(candidate))
+            trials.discard(candidate)
+            if keeps:
+                size = percent(trials.size_ratio(candidate))
+                return f"{binding}; the nearest that keeps --max-loss is --max-size {size} ({candidate.name})"
+    return f"{binding}; no candidate of any size keeps --max-loss"
+
+
+def percent(fraction: float) -> str:
+    """A fraction as a percentage that is never less than it."""
+    return f"{math.ceil(fraction * 1e4) / 100:.2f}%"
+
+
+def loss_percent(upper_delta_nll: float) -> str:
+    """The loss budget that a bound in nats per token needs."""
+    return percent(math.expm1(upper_delta_nll))
+
+
+def publish(staging: StagingDirectory, chosen: Path) -> None:
+    """Leave only the chosen candidate's files in the staging directory, and rename that to the target."""
+    for other in staging.path.iterdir():
+        if other != chosen:
+            shutil.rmtree(other)
+    for file in chosen.iterdir():
+        file.rename(staging.path / file.name)
+    chosen.rmdir()
+    staging.publish()
