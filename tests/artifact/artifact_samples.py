@@ -53,7 +53,7 @@ def write_artifact(
     seed: int = 0,
     force: bool = False,
     files: tuple[Path, ...] = (),
-    after: Callable[[str], None] = lambda name: None,
+    after: Callable[[str], None] = lambda _: None,
 ) -> Path:
     generator = np.random.default_rng(seed)
     with ArtifactWriter(path, config, force=force) as writer:

@@ -103,10 +103,10 @@ EDITS = [
     lambda text: text.rstrip("\n"),
     lambda text: text.replace('{"config"', '{"config":{},"config"'),
     lambda text: text[: len(text) // 2],
-    lambda text: "",
-    lambda text: "[]\n",
-    lambda text: "[" * 100_000,
-    lambda text: "\udcff",
+    lambda _: "",
+    lambda _: "[]\n",
+    lambda _: "[" * 100_000,
+    lambda _: "\udcff",
     lambda text: text.replace('"hidden_size":36', '"hidden_size":NaN'),
     lambda text: text[:-2] + ',"zzz":1}\n',
 ]
@@ -215,7 +215,7 @@ def test_vector_that_is_no_number(tray: Path) -> None:
 def test_padding_that_is_not_neutral(tmp_path: Path, format: WeightFormatName) -> None:
     tray = write_artifact(tmp_path / "tray", format)
     part = "data" if format == "keep" else "codes"
-    # blocks.0.gate is [50, 36]: rows 50-63 of the last tile are padding, and so are columns 36-63 of its groups.
+    # blocks.0.gate is [50, 36]: rows 50-63 of the last tile are padding, and columns 36-63 of its groups.
     last = part_of(tray, "blocks.0.gate", part).nbytes - 1
     forge(tray, "blocks.0.gate", part, last, b"\x17")
     Artifact.open(tray)

@@ -243,7 +243,7 @@ def test_killed_at_random_moments(tmp_path: Path, force: bool) -> None:
     expected = contents(write_artifact(tmp_path / "fresh"))
     before = contents(write_artifact(target, seed=1)) if force else None
     generator = random.Random(7)
-    for _ in range(6):
+    for _ in range(4):
         child = subprocess.Popen(
             [sys.executable, __file__, str(target), "0.004", *(["force"] if force else [])],
             stdout=subprocess.PIPE,

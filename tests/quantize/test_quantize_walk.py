@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -184,7 +183,7 @@ def test_killed_and_run_again(tmp_path: Path) -> None:
 
 
 def test_memory_is_about_one_tensor(tmp_path: Path) -> None:
-    """A model of 40 MiB whose largest tensor has 2 MiB."""
+    """A model of 77 MB whose largest tensor has 2 MB."""
     config = LLAMA | {
         "hidden_size": 512,
         "head_dim": 128,
@@ -201,7 +200,6 @@ def test_memory_is_about_one_tensor(tmp_path: Path) -> None:
     growth = int(subprocess.run(command, check=True, capture_output=True).stdout) * 1024
     assert Checkpoint.open(source).tensor_bytes > 60e6
     assert growth < 24e6, growth
-    assert resource.RUSAGE_SELF == 0
 
 
 def test_runs_on_the_core_alone(tmp_path: Path, tiny: Path) -> None:

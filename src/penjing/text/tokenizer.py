@@ -77,9 +77,10 @@ class Tokenizer:
         surrogate pair, which is not text.
         """
         try:
-            return list(self.backend.encode(text, add_special_tokens=add_special).ids)
+            text.encode("utf-8")
         except UnicodeEncodeError:
             raise TokenizerError("the text holds half a surrogate pair; send valid Unicode") from None
+        return list(self.backend.encode(text, add_special_tokens=add_special).ids)
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
         """The text of token ids; special tokens are left out, and bytes that are not UTF-8 become U+FFFD."""
