@@ -5,9 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import penjing
-
-SEEDLING = Path(penjing.__file__).parent / "seedling"
+SEEDLING = Path(__file__).parents[1] / "seedling"
 BUILT_IN_TEXT = SEEDLING / "heldout.jsonl"
 
 

@@ -117,6 +117,6 @@ def serve(
 
 def demo() -> None:
     """Profile, optimize, measure and serve the embedded model, from end to end."""
-    from penjing.demo import run_demo
+    from penjing.cli.demo import run_demo
 
     run_demo()
