@@ -123,18 +123,18 @@ def test_serving_artifacts_by_path_with_keys(artifact_path: Path, tmp_path: Path
     keys = tmp_path / "keys"
     keys.write_text("moss\n")
     code = (
-        "from penjing.serve import serve_artifacts\n"
-        f"options = dict(api_key_file={str(keys)!r}, tier='fast', threads=1)\n"
-        f"serve_artifacts([{str(artifact_path)!r}], port=0, **options)\n"
+        "from penjing.serve import serve_models\n"
+        f"models = {{'maple': {str(artifact_path)!r}}}\n"
+        f"serve_models(lambda: models, port=0, api_key_file={str(keys)!r}, threads=1)\n"
     )
     with process_of(code) as (process, url):
         with client_of(url).with_options(api_key="moss") as client:
             assert [model.id for model in client.models.list()] == ["maple", "maple:fast", "maple:best"]
-            default, fast = (
+            default, best = (
                 client.completions.create(model=name, prompt="a tray", temperature=0).choices[0].text
-                for name in ("maple", "maple:fast")
+                for name in ("maple", "maple:best")
             )
-            assert default == fast
+            assert default == best
         process.send_signal(signal.SIGTERM)
         assert process.wait(10) == 0
 

@@ -20,7 +20,7 @@ from openai import OpenAI
 from serve_running import wait_until
 
 from penjing.errors import PortInUseError, SpecError
-from penjing.serve import run, serve_artifacts
+from penjing.serve import run, serve_models
 from penjing.serve.run import listen, url_of
 
 FAKE_SERVICE = """
@@ -42,7 +42,7 @@ def process_of(code: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
-        address = re.search(r"http://[^/]+", line)
+        address = re.search(r"http://\S+", line)
         assert address, process.communicate(timeout=10)
         yield process, address[0]
     finally:
@@ -114,7 +114,7 @@ def test_a_port_in_use_is_known_before_anything_is_loaded() -> None:
             run(load, "127.0.0.1", port)
         assert "\n" not in str(refused.value)
         with pytest.raises(PortInUseError):
-            serve_artifacts(["/nowhere"], "127.0.0.1", port)
+            serve_models(dict, host="127.0.0.1", port=port)
 
 
 @pytest.mark.parametrize(("host", "port"), [("host.invalid", 80), ("192.0.2.1", 0)])
@@ -139,6 +139,9 @@ def test_urls() -> None:
             assert url_of(listener).startswith("http://[::1]:")
 
 
-def test_artifacts_of_one_name(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match="same directory name"):
-        serve_artifacts([tmp_path / "a" / "x", tmp_path / "b" / "x"], port=0)
+def test_unusable_keys_are_known_before_anything_else(tmp_path: Path) -> None:
+    def locate() -> dict[str, str | Path]:
+        raise AssertionError("loaded in vain")
+
+    with pytest.raises(SpecError, match="cannot be read"):
+        serve_models(locate, port=0, api_key_file=tmp_path / "none")

@@ -62,7 +62,9 @@ def test_64_streams_with_random_cancels(make_engine: MakeEngine) -> None:
 
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("num_choices", [1, 3])
-def test_leaving_frees_the_pages_promptly(make_engine: MakeEngine, stream: bool, num_choices: int) -> None:
+def test_leaving_frees_the_pages_promptly(
+    make_engine: MakeEngine, stream: bool, num_choices: int, caplog: pytest.LogCaptureFixture
+) -> None:
     engine, _ = make_engine(step_seconds=0.01)
     body = {"model": "m", "prompt": "x", "max_tokens": 500, "n": num_choices, "stream": stream}
     with RunningServer({"m": engine}) as server:
@@ -76,6 +78,7 @@ def test_leaving_frees_the_pages_promptly(make_engine: MakeEngine, stream: bool,
         assert time.monotonic() - left_seconds < 1
         assert engine.stats().generated_tokens < 400
         engine.check_invariants()
+    assert caplog.text == "", "leaving is no error"
 
 
 def test_leaving_the_line_too(make_engine: MakeEngine) -> None:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from penjing.errors import CapacityError, InputError, PenjingError, PromptTooLongError
-
-logger = logging.getLogger("penjing.serve")
 
 INVALID_REQUEST = "invalid_request_error"
 
@@ -132,7 +130,11 @@ def install_error_handlers(app: FastAPI) -> None:
     def on_penjing_error(_request: Request, error: Exception) -> JSONResponse:
         return from_engine(error, "prompt").response()
 
+    def on_disconnect(_request: Request, _error: Exception) -> Response:
+        return Response(status_code=499)  # nobody reads it: the client is gone
+
     app.add_exception_handler(ApiError, on_api_error)
+    app.add_exception_handler(ClientDisconnect, on_disconnect)
     app.add_exception_handler(RequestValidationError, on_validation_error)
     app.add_exception_handler(HTTPException, on_http_error)
     app.add_exception_handler(PenjingError, on_penjing_error)

@@ -106,7 +106,7 @@ class DrainingServer(uvicorn.Server):
         """Say where we are once requests are answered."""
         await super().startup(sockets)
         models = ", ".join(self.service.models)
-        print(f"serving {models} at {self.url}/v1 (Ctrl-C drains and stops)", flush=True)
+        print(f"serving {models} at {self.url} (API under /v1; Ctrl-C drains and stops)", flush=True)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
         """Start to drain; a second signal ends the wait. Signals count as handled: the exit code is 0."""
