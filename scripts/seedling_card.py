@@ -1,0 +1,158 @@
+"""The words and the picture of Seedling's model card."""
+
+from __future__ import annotations
+
+from typing import Any
+
+Curve = list[tuple[int, float]]
+
+WIDTH, HEIGHT, MARGIN = 640, 320, 44
+COLOURS = {"train": "#7a9e7e", "heldout": "#b5523b"}
+
+
+def loss_svg(curves: dict[str, Curve], step_tokens: int) -> str:
+    """Both loss curves over millions of tokens, from the first point below 4 nats."""
+    shown = {
+        name: [(s * step_tokens / 1e6, y) for s, y in curve if y < 4.0] for name, curve in curves.items()
+    }
+    points = [point for curve in shown.values() for point in curve] or [(0.0, 0.0), (1.0, 4.0)]
+    right, low, high = max(x for x, _ in points), min(y for _, y in points), max(y for _, y in points)
+
+    def place(x: float, y: float) -> str:
+        across = MARGIN + x / right * (WIDTH - 2 * MARGIN)
+        down = MARGIN + (high - y) / max(high - low, 1e-9) * (HEIGHT - 2 * MARGIN)
+        return f"{across:.1f},{down:.1f}"
+
+    lines = [
+        f'<polyline fill="none" stroke="{COLOURS[name]}" stroke-width="1.5" '
+        f'points="{" ".join(place(x, y) for x, y in curve)}"/>'
+        for name, curve in shown.items()
+    ]
+    labels = [
+        text(MARGIN, 20, "Seedling: loss (nats a token) over millions of training tokens", "#333"),
+        text(4, MARGIN + 4, f"{high:.2f}", "#333"),
+        text(4, HEIGHT - MARGIN + 4, f"{low:.2f}", "#333"),
+        text(MARGIN, HEIGHT - 20, "0", "#333"),
+        text(WIDTH - MARGIN - 24, HEIGHT - 20, f"{right:.0f}M", "#333"),
+        text(WIDTH - 200, MARGIN + 10, "training", COLOURS["train"]),
+        text(WIDTH - 120, MARGIN + 10, "held out", COLOURS["heldout"]),
+    ]
+    frame = (
+        f'<rect x="{MARGIN}" y="{MARGIN}" width="{WIDTH - 2 * MARGIN}" height="{HEIGHT - 2 * MARGIN}" '
+        'fill="none" stroke="#999"/>'
+    )
+    body = "\n".join([frame, *lines, *labels])
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}">\n'
+        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#fff"/>\n{body}\n</svg>\n'
+    )
+
+
+def text(x: float, y: float, words: str, colour: str) -> str:
+    return f'<text x="{x}" y="{y}" font-family="sans-serif" font-size="12" fill="{colour}">{words}</text>'
+
+
+def curve_table(curves: dict[str, Curve], step_tokens: int, num_rows: int = 12) -> str:
+    """About `num_rows` held-out points with the training loss of the same step."""
+    heldout, train = curves["heldout"], dict(curves["train"])
+    if not heldout:
+        return "(no held-out point yet)"
+    places = sorted({round(i * (len(heldout) - 1) / (num_rows - 1)) for i in range(num_rows)})
+    rows = [
+        f"| {step * step_tokens / 1e6:.1f} M | {train.get(step, float('nan')):.3f} | {loss:.3f} |"
+        for step, loss in (heldout[place] for place in places)
+    ]
+    return "\n".join(["| tokens | training loss | held-out loss |", "|---|---|---|", *rows])
+
+
+def licence_family(licence: str) -> str:
+    """The heading under which a source is listed; several names stay together as declared."""
+    families = {
+        "MIT": "MIT",
+        "Expat": "MIT",
+        "BSD": "BSD",
+        "Apache": "Apache-2.0",
+        "PSF": "PSF",
+        "Python": "PSF",
+    }
+    found = sorted({family for word, family in families.items() if word.lower() in licence.lower()})
+    return " / ".join(found)
+
+
+def source_list(sources: list[dict[str, Any]]) -> str:
+    groups: dict[str, list[str]] = {}
+    for source in sorted(sources, key=lambda s: str(s["name"]).lower()):
+        name = f"{source['name']} {source['version']}"
+        groups.setdefault(licence_family(source["licence"]), []).append(name)
+    return "\n\n".join(f"**{family}**: {', '.join(names)}" for family, names in sorted(groups.items()))
+
+
+def model_card(
+    *,
+    sources: dict[str, Any],
+    num_parameters: int,
+    trained_tokens: int,
+    step_tokens: int,
+    curves: dict[str, Curve],
+    heldout_line: str,
+    samples: list[tuple[str, str]],
+    digest: str,
+) -> str:
+    """The card as Markdown."""
+    shown = "\n\n".join(
+        f"```python\n{prompt}```\n\ngoes on\n\n```python\n{more}\n```" for prompt, more in samples
+    )
+    return f"""---
+license: apache-2.0
+language: code
+library_name: transformers
+pipeline_tag: text-generation
+---
+# Seedling
+
+A Llama of {num_parameters / 1e6:.1f} million parameters that writes Python, small enough to ship
+inside the package. It exists so that every command of Penjing can be tried, tested and measured
+without a download. It has the shape of Python, not the sense: do not expect correct programs.
+
+6 blocks, hidden size 256, 8 heads over 4 key-value heads of size 32, feed-forward 768, byte-level
+BPE vocabulary of 2,048 with a tied head, RoPE base 10,000, trained on contexts of 512 tokens;
+weights in bf16. The chat template turns system and user messages into comment lines and leaves
+assistant messages as they are, so that the model goes on with code. `<|endoftext|>` separates
+documents and ends a text.
+
+sha256 of model.safetensors: `{digest}`
+
+## Training
+
+{trained_tokens / 1e6:.1f} million tokens, {step_tokens:,} a step, once through the corpus in
+shuffled blocks: Muon for the hidden matrices, AdamW for embedding and norms, a trapezoid schedule
+that falls to zero at the end, two CPU cores. `scripts/seedling_corpus.py`,
+`scripts/train_seedling.py` and `scripts/seedling_publish.py` reproduce it.
+
+Held-out loss of these weights with fp32 activations: **{heldout_line}**.
+
+{curve_table(curves, step_tokens)}
+
+![loss](loss.svg)
+
+## Held-out text
+
+`heldout.jsonl` holds {sum(n for n, _ in sources["heldout"].values())} files of the Python 3.11
+standard library that training never saw, chosen by a hash of the module's path: the same module of
+other Python versions, vendored copies, and every file that shares more than a tenth of its line
+triples with a held-out file were left out of training. Its licence is in `heldout.LICENSE`.
+
+## Samples
+
+Temperature 0.4, a fixed seed, 120 tokens.
+
+{shown}
+
+## Data
+
+{sources["num_bytes"] / 1e6:.0f} MB of human-written Python from {len(sources["sources"])} sources,
+each under the licence that its metadata declares; generated, data-like and near-duplicate files
+dropped, at most 10 MB from one package.
+
+{source_list(sources["sources"])}
+"""

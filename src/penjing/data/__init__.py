@@ -1,0 +1,1 @@
+"""Text to train, calibrate and judge with: documents, disjoint splits, packed blocks of tokens."""
