@@ -64,6 +64,12 @@ def error_of(answer: httpx.Response, status: int) -> dict[str, Any]:
         ({"prompt": 5}, "prompt", "invalid_value"),
         ({"prompt": [99999]}, None, None),
         ({"prompt": [-1]}, None, None),
+        ({"prompt": ["x"] * 513, "n": 2}, "prompt", "request_too_large"),
+        ({"prompt": [10**30]}, None, None),
+        ({"prompt": [1.5]}, "prompt", "invalid_value"),
+        ({"prompt": "\ud800"}, "prompt", "tokenizer_error"),
+        ({"\ud800": 1}, "\\ud800", "unknown_parameter"),
+        ({"max_tokens": 10**30}, "prompt", "context_length_exceeded"),
         ({"stream_options": {"include_usage": True}}, "stream_options", None),
         ({"stream": True, "stream_options": {"size": 1}}, "stream_options.size", "unknown_parameter"),
         ({"echo": True}, "echo", "unsupported_parameter"),
@@ -141,7 +147,7 @@ def test_neutral_values_pass(server: RunningServer) -> None:
 def test_bodies_that_are_not_json_objects(server: RunningServer) -> None:
     headers = {"Content-Type": "application/json"}
     with server.http() as http:
-        for content in (b"{", b"[]", b"3", b"", b"\xff", b'{"model": NaN'):
+        for content in (b"{", b"[]", b"3", b"", b"\xff", b'{"model": NaN', b'{"seed": ' + b"9" * 5000 + b"}"):
             error = error_of(http.post("/v1/completions", content=content, headers=headers), 400)
             assert error["type"] == "invalid_request_error"
         deep = b"[" * 100_000

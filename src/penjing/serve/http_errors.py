@@ -32,7 +32,12 @@ class ApiError(Exception):
         super().__init__(message)
         self.status = status
         self.headers = dict(headers or {})
-        self.error = {"message": message, "type": type, "param": param, "code": code}
+        self.error = {
+            "message": printable(message),
+            "type": type,
+            "param": None if param is None else printable(param),
+            "code": code,
+        }
 
     @property
     def body(self) -> dict[str, Any]:
@@ -42,6 +47,11 @@ class ApiError(Exception):
     def response(self) -> JSONResponse:
         """The same as an HTTP response."""
         return JSONResponse(self.body, self.status, self.headers)
+
+
+def printable(text: str) -> str:
+    """The text with half surrogate pairs escaped: JSON lets them in, and UTF-8 does not let them out."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def unsupported(name: str) -> ApiError:

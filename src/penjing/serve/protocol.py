@@ -15,6 +15,7 @@ from penjing.engine.sampling import MAX_LOGPROBS
 from penjing.serve.http_errors import ApiError, unsupported
 
 MAX_CHOICES = 128
+MAX_ANSWERS = 1024  # of one request: its prompts times n
 MAX_STOP_TEXTS = 16
 MAX_COMPLETION_LOGPROBS = 5
 
@@ -133,6 +134,17 @@ class CompletionRequest(GenerationRequest):
         "presence_penalty": (0,),
         "frequency_penalty": (0,),
     }
+
+    @model_validator(mode="after")
+    def answers_are_countable(self) -> CompletionRequest:
+        """Refuse a request that would fill the whole queue by itself."""
+        num_answers = len(self.prompt) * self.n
+        if num_answers > MAX_ANSWERS:
+            message = (
+                f"{len(self.prompt)} prompts with n={self.n} are {num_answers} answers: at most {MAX_ANSWERS}"
+            )
+            raise ApiError(400, message, param="prompt", code="request_too_large")
+        return self
 
 
 class TextPart(RequestModel):
