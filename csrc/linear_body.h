@@ -3,6 +3,10 @@
 // A block is a few row tiles by a few tokens, its accumulators in registers; each accumulator follows the
 // sequence that kernels.h states, so an element does not depend on the block it falls into. Tiles go in panels
 // that stay in the level-2 cache while all tokens pass, so that weights come from memory once.
+//
+// Block sizes are measured (bench/kernels.py). A few tokens read weights at the speed of memory, best as one
+// stream; and more than 8 rows of activations whose stride is a multiple of 4096 bytes evict each other from
+// the level-1 cache.
 #pragma once
 #include "elementwise_body.h"
 #include "kernels.h"
@@ -12,6 +16,16 @@ namespace penjing {
 
 constexpr int64_t kPanelBytes = 256 * 1024;
 constexpr int64_t kPrefetchBytes = 2048;
+
+// Accumulators that fit the registers: tiles by tokens. Up to stream_tokens go through integer tiles one by one.
+template <class Isa>
+struct Blocking {
+  static constexpr int stream_tokens = 4, int_tiles = 1, int_tokens = 4, float_tiles = 1, float_tokens = 4;
+};
+template <>
+struct Blocking<Avx512> {
+  static constexpr int stream_tokens = 8, int_tiles = 2, int_tokens = 6, float_tiles = 2, float_tokens = 8;
+};
 
 // How integer codes lie in memory: nibbles of one plane, whole bytes, or nibbles of two planes (8u + v).
 enum class Packing { nibbles, bytes, layers };
@@ -211,36 +225,36 @@ static void float_block(const Matrix& w, const float* x, int64_t x_stride, int64
   store_block<Isa, kTiles, kTokens>(sum, w.rows, first_tile * kRowsPerTile, out, out_stride);
 }
 
-// Calls Block::run<kTiles, kTokens> over all tokens and the tiles [first, last): largest blocks first, and one
-// block of exactly the tokens that are left over.
+// Calls Block::run<kTiles, kTokens> for exactly `tokens` tokens, at most kTokens.
 template <class Block, int kTiles, int kTokens>
-static void run_tokens(const Block& block, int64_t tokens, int64_t first_token, int64_t tile) {
-  for (; first_token + kTokens <= tokens; first_token += kTokens)
-    block.template run<kTiles, kTokens>(first_token, tile);
+static void run_tokens(const Block& block, int64_t first_token, int64_t tokens, int64_t tile) {
   if constexpr (kTokens > 1) {
-    if (first_token < tokens) run_tokens<Block, kTiles, kTokens - 1>(block, tokens, first_token, tile);
+    if (tokens < kTokens) return run_tokens<Block, kTiles, kTokens - 1>(block, first_token, tokens, tile);
   }
+  block.template run<kTiles, kTokens>(first_token, tile);
 }
 
 template <class Block, int kTiles, int kTokens>
-static void run_tiles(const Block& block, int64_t tokens, int64_t first_token, int64_t first, int64_t last) {
+static void run_tiles(const Block& block, int64_t first_token, int64_t tokens, int64_t first, int64_t last) {
   for (; first + kTiles <= last; first += kTiles)
-    run_tokens<Block, kTiles, kTokens>(block, tokens, first_token, first);
+    run_tokens<Block, kTiles, kTokens>(block, first_token, tokens, first);
   if constexpr (kTiles > 1) {
-    if (first < last) run_tiles<Block, kTiles - 1, kTokens>(block, tokens, first_token, first, last);
+    if (first < last) run_tiles<Block, kTiles - 1, kTokens>(block, first_token, tokens, first, last);
   }
 }
 
-template <class Isa, class Block>
+// Tokens are cut into blocks of nearly the same size: 13 of at most 6 are 5, 5 and 3.
+template <class Block, int kTiles, int kTokens>
 static void run_panels(const Block& block, int64_t tile_bytes, int64_t tokens, int64_t first, int64_t last) {
-  constexpr int kTiles = Vec<Isa>::kBlockTiles, kTokens = Vec<Isa>::kBlockTokens;
+  if (tokens == 0) return;
   int64_t panel = kPanelBytes / (tile_bytes + 1) / kTiles * kTiles;
   if (panel < kTiles) panel = kTiles;
+  const int64_t blocks = (tokens + kTokens - 1) / kTokens, step = (tokens + blocks - 1) / blocks;
   for (; first < last; first += panel) {
     const int64_t end = first + panel < last ? first + panel : last;
-    for (int64_t token = 0; token < tokens; token += kTokens) {
-      const int64_t token_end = token + kTokens < tokens ? token + kTokens : tokens;
-      run_tiles<Block, kTiles, kTokens>(block, token_end, token, first, end);
+    for (int64_t token = 0; token < tokens; token += step) {
+      const int64_t left = tokens - token;
+      run_tiles<Block, kTiles, kTokens>(block, token, left < step ? left : step, first, end);
     }
   }
 }
@@ -281,8 +295,12 @@ static void linear_codes(const Matrix& w, const QuantizedRows& a, int64_t tokens
                          int64_t last_tile, float* out, int64_t out_stride) {
   const int64_t planes = kPacking == Packing::layers ? 2 : 1;
   const int64_t tile_bytes = planes * kRowsPerTile * w.padded_columns() * code_bits(kPacking) / 8;
-  const IntBlock<Isa, kPacking> block{w, a, out, out_stride};
-  run_panels<Isa>(block, tile_bytes, tokens, first_tile, last_tile);
+  using Block = IntBlock<Isa, kPacking>;
+  using Size = Blocking<Isa>;
+  const Block block{w, a, out, out_stride};
+  if (tokens <= Size::stream_tokens)
+    return run_panels<Block, 1, Size::stream_tokens>(block, tile_bytes, tokens, first_tile, last_tile);
+  run_panels<Block, Size::int_tiles, Size::int_tokens>(block, tile_bytes, tokens, first_tile, last_tile);
 }
 
 template <class Isa>
@@ -299,8 +317,10 @@ template <class Isa, class Element>
 static void linear_elements(const Matrix& w, const float* x, int64_t tokens, int64_t x_stride,
                             int64_t first_tile, int64_t last_tile, float* out, int64_t out_stride) {
   const int64_t tile_bytes = kRowsPerTile * w.columns * static_cast<int64_t>(sizeof(Element));
-  const FloatBlock<Isa, Element> block{w, x, x_stride, out, out_stride};
-  run_panels<Isa>(block, tile_bytes, tokens, first_tile, last_tile);
+  using Block = FloatBlock<Isa, Element>;
+  using Size = Blocking<Isa>;
+  const Block block{w, x, x_stride, out, out_stride};
+  run_panels<Block, Size::float_tiles, Size::float_tokens>(block, tile_bytes, tokens, first_tile, last_tile);
 }
 
 template <class Isa>

@@ -22,7 +22,6 @@
 //   kWideDot: low_layers, high_layers (8u + v of two planes' nibbles) and
 //             dot(acc, codes, x): acc[row] += sum over j < 4 of codes[4 row + j] * x[j]
 //   otherwise: dot_pairs and add_pairs, the same in two steps for codes below 16
-//   kBlockTiles, kBlockTokens: the accumulators that fit its registers
 #pragma once
 #include <cstdint>
 

@@ -152,7 +152,6 @@ struct Vec<Avx2> : PartialAccess<Avx2> {
     __m256i low, high;
   };
   using Quad = __m256i;
-  static constexpr int kBlockTiles = 1, kBlockTokens = 4;
   PENJING_INLINE Codes load_codes(const uint8_t* p) { return {load_256(p), load_256(p + 32)}; }
   PENJING_INLINE Quad load_quad(const int8_t* p) {
     int32_t quad;

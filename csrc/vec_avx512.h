@@ -79,7 +79,6 @@ struct Vec<Avx512> : PartialAccess<Avx512> {
   using Codes = __m512i;
   using Quad = __m512i;
   static constexpr bool kWideDot = true;
-  static constexpr int kBlockTiles = 2, kBlockTokens = 8;
   PENJING_INLINE Codes load_codes(const uint8_t* p) { return _mm512_loadu_si512(p); }
   PENJING_INLINE Codes mask(Codes a, char bits) { return _mm512_and_si512(a, _mm512_set1_epi8(bits)); }
   PENJING_INLINE Codes low_nibbles(Codes a) { return mask(a, 15); }

@@ -175,7 +175,6 @@ struct Vec<Scalar> : PartialAccess<Scalar> {
     int8_t byte[4];
   };
   static constexpr bool kWideDot = true;
-  static constexpr int kBlockTiles = 1, kBlockTokens = 4;
   PENJING_INLINE Quad load_quad(const int8_t* p) { return {{p[0], p[1], p[2], p[3]}}; }
   PENJING_INLINE Codes load_codes(const uint8_t* p) {
     Codes result;
