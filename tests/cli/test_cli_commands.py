@@ -1,0 +1,140 @@
+"""Every command on its happy path, and that JSON is all that `--json` prints."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from running import Outcome, Run
+
+import penjing
+
+
+def document(outcome: Outcome) -> dict[str, Any]:
+    assert outcome.code == 0, outcome.err
+    value = json.loads(outcome.out)
+    assert isinstance(value, dict)
+    return value
+
+
+@pytest.fixture
+def tray(run: Run, checkpoint: Path, tmp_path: Path) -> Path:
+    assert run("quantize", checkpoint, "-o", tmp_path / "tray", "--format", "layered").code == 0
+    return tmp_path / "tray"
+
+
+def test_help_names_every_command(run: Run) -> None:
+    outcome = run("--help")
+    commands = "profile quantize optimize evaluate export verify serve chat generate bench demo"
+    assert all(command in outcome.out for command in commands.split())
+
+
+def test_profile(run: Run, checkpoint: Path, tray: Path) -> None:
+    before = document(run("profile", checkpoint, "--json"))["cost"]
+    after = document(run("profile", tray, "--json"))["cost"]
+    assert before["parameters"] == after["parameters"]
+    assert after["weight_bytes"] < before["weight_bytes"]
+    assert "Parameters" in run("profile", tray).out
+
+
+def test_quantize_twice_gives_the_same_bytes(run: Run, checkpoint: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        assert run("quantize", checkpoint, "-o", tmp_path / name, "--format", "int4").code == 0
+    files = sorted(path.name for path in (tmp_path / "one").iterdir())
+    assert files == sorted(path.name for path in (tmp_path / "two").iterdir())
+    for name in files:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_recipe_file_is_the_same_as_the_option(run: Run, checkpoint: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        "steps:\n- step: quantize\n  weights: {name: int4, group_size: 32}\n"
+        "  embedding: {name: int8, group_size: 32}\n"
+    )
+    one = document(run("quantize", checkpoint, "-o", tmp_path / "one", "--recipe", recipe, "--json"))
+    two = document(run("quantize", checkpoint, "-o", tmp_path / "two", "--group-size", 32, "--json"))
+    assert one["hash"] == two["hash"]
+
+
+def test_optimize_verify_and_measure_again(run: Run, checkpoint: Path, text: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    budget = ("--max-size", "60%", "--max-loss", "50%")
+    result = document(run("optimize", checkpoint, "-o", out, *budget, "--data", text, "--json"))
+    assert (out / "certificate.json").is_file()
+    assert result["certificate"]["measured"]["size_ratio"] <= 0.6
+    assert "keeps its budget" in run("verify", out).out
+    again = run("verify", out, "--remeasure", checkpoint, "--data", text)
+    assert again.code == 0
+    assert "measured again" in again.out
+
+
+def test_evaluate_against_the_checkpoint(run: Run, checkpoint: Path, tray: Path, text: Path) -> None:
+    options = ("--against", checkpoint, "--data", text)
+    best = document(run("evaluate", tray, *options, "--json"))["comparison"]
+    fast = document(run("evaluate", tray, *options, "--tier", "fast", "--json"))["comparison"]
+    assert 0 <= best["quality"]["mean_kl"] < fast["quality"]["mean_kl"]
+    assert best["bound"]["upper"] >= best["bound"]["mean"]
+    assert "Perplexity" in run("evaluate", tray, "--data", text).out
+
+
+def test_the_built_in_text_is_announced(run: Run, tray: Path) -> None:
+    outcome = run("evaluate", tray, "--tokens", 2000)
+    assert outcome.code == 0
+    assert "--data" in outcome.err
+
+
+def test_generate_is_the_engine_s_answer(run: Run, tray: Path) -> None:
+    said = run("generate", tray, "the cat", "--max-tokens", 8)
+    assert said.code == 0
+    told = document(run("generate", tray, "the cat", "--max-tokens", 8, "--json"))
+    engine = penjing.Engine(tray, max_sequences=1)
+    assert told["text"] == engine.generate("the cat", penjing.Sampling(max_tokens=8)).text
+    assert said.out == told["text"] + "\n"
+
+
+def test_chat_answers_until_the_input_ends(
+    run: Run, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    (checkpoint / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}))
+    lines = iter(["the cat", "a small tray"])
+    monkeypatch.setattr("penjing.cli.run.read_line", lambda: next(lines, ""))
+    assert run("chat", checkpoint, "--max-tokens", 4).code == 0
+
+
+def test_bench(run: Run, tray: Path) -> None:
+    sizes = ("--prompt-tokens", 16, "--output-tokens", 8, "--streams", 3)
+    result = document(run("bench", tray, *sizes, "--json"))
+    assert result["decode_tokens_per_second"] > 0
+    assert result["median_ttft_seconds"] <= result["p99_ttft_seconds"]
+
+
+def test_export_loads_as_a_checkpoint(run: Run, tray: Path, tmp_path: Path) -> None:
+    assert run("export", tray, "-o", tmp_path / "exported").code == 0
+    assert document(run("profile", tmp_path / "exported", "--json"))["family"] == "llama"
+
+
+def test_generating_imports_no_torch(checkpoint: Path, tray: Path) -> None:
+    """Neither from an artifact nor from a checkpoint; `-X importtime` names every module on stderr."""
+    for model in (tray, checkpoint):
+        command = [
+            sys.executable,
+            "-X",
+            "importtime",
+            "-m",
+            "penjing",
+            "generate",
+            str(model),
+            "the",
+            "--max-tokens",
+            "2",
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        modules = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines() if "|" in line}
+        assert "penjing.engine.engine" in modules
+        assert not {name for name in modules if name.split(".")[0] in {"torch", "transformers"}}
