@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,7 @@ from penjing.engine import Engine
 
 MakeEngine = Callable[..., tuple[Engine, FakeRunner]]
 
+JSON = {"Content-Type": "application/json"}
 TEXT: dict[str, Any] = {"model": "bonsai", "prompt": "the tree", "max_tokens": 2}
 CHAT: dict[str, Any] = {"model": "bonsai", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}
 
@@ -68,7 +70,7 @@ def error_of(answer: httpx.Response, status: int) -> dict[str, Any]:
         ({"prompt": [10**30]}, None, None),
         ({"prompt": [1.5]}, "prompt", "invalid_value"),
         ({"prompt": "\ud800"}, "prompt", "tokenizer_error"),
-        ({"\ud800": 1}, "\\ud800", "unknown_parameter"),
+        ({"\ud800": 1}, None, "invalid_value"),
         ({"max_tokens": 10**30}, "prompt", "context_length_exceeded"),
         ({"stream_options": {"include_usage": True}}, "stream_options", None),
         ({"stream": True, "stream_options": {"size": 1}}, "stream_options.size", "unknown_parameter"),
@@ -83,9 +85,10 @@ def test_completion_fields(
     server: RunningServer, change: dict[str, Any], param: str | None, code: str | None
 ) -> None:
     with server.http() as http:
-        error = error_of(http.post("/v1/completions", json=TEXT | change), 400)
+        content = json.dumps(TEXT | change).encode()
+        error = error_of(http.post("/v1/completions", content=content, headers=JSON), 400)
     assert (error["type"], error["param"], error["code"]) == ("invalid_request_error", param, code)
-    if param:
+    if param and code != "tokenizer_error":
         assert param.split(".")[0] in error["message"]
 
 
@@ -145,13 +148,12 @@ def test_neutral_values_pass(server: RunningServer) -> None:
 
 
 def test_bodies_that_are_not_json_objects(server: RunningServer) -> None:
-    headers = {"Content-Type": "application/json"}
     with server.http() as http:
         for content in (b"{", b"[]", b"3", b"", b"\xff", b'{"model": NaN', b'{"seed": ' + b"9" * 5000 + b"}"):
-            error = error_of(http.post("/v1/completions", content=content, headers=headers), 400)
+            error = error_of(http.post("/v1/completions", content=content, headers=JSON), 400)
             assert error["type"] == "invalid_request_error"
         deep = b"[" * 100_000
-        error_of(http.post("/v1/completions", content=deep, headers=headers), 400)
+        error_of(http.post("/v1/completions", content=deep, headers=JSON), 400)
         error_of(http.post("/v1/completions", content=b'{"model": "bonsai"}'), 400)
 
 
@@ -232,8 +234,7 @@ def test_bodies_have_a_limit(make_engine: MakeEngine) -> None:
         body = {"model": "m", "prompt": "x" * 1000}
         assert error_of(http.post("/v1/completions", json=body), 413)["code"] == "body_too_large"
         pieces = (b"x" * 100 for _ in range(20))
-        headers = {"Content-Type": "application/json"}
-        error_of(http.post("/v1/completions", content=pieces, headers=headers), 413)
+        error_of(http.post("/v1/completions", content=pieces, headers=JSON), 413)
 
 
 def test_a_model_without_tokenizer_serves_tokens(make_engine: MakeEngine, tmp_path: Any) -> None:

@@ -140,9 +140,7 @@ class CompletionRequest(GenerationRequest):
         """Refuse a request that would fill the whole queue by itself."""
         num_answers = len(self.prompt) * self.n
         if num_answers > MAX_ANSWERS:
-            message = (
-                f"{len(self.prompt)} prompts with n={self.n} are {num_answers} answers: at most {MAX_ANSWERS}"
-            )
+            message = f"prompts times n are {num_answers} answers, and a request may ask for {MAX_ANSWERS}"
             raise ApiError(400, message, param="prompt", code="request_too_large")
         return self
 
