@@ -175,6 +175,22 @@ def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert names(tmp_path) == []
 
 
+def test_disk_that_fills_up_while_writing(tmp_path: Path) -> None:
+    script = (
+        "import resource, signal, sys; from pathlib import Path\n"
+        "from artifact_samples import write_artifact; from penjing.errors import OutputNotWritableError\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))\n"
+        "try: write_artifact(Path(sys.argv[1]), 'keep')\n"
+        "except OutputNotWritableError as error: print(error)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    command = [sys.executable, "-c", script, str(tmp_path / "tray")]
+    result = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    assert result.stdout == f"{tmp_path / 'tray'}: cannot be written (File too large); choose another place\n"
+    assert result.stderr == ""
+    assert names(tmp_path) == []
+
+
 def test_wrong_tensors(tmp_path: Path) -> None:
     encoded = encode(embedding(), KEEP, "range", "embedding")
     with ArtifactWriter(tmp_path / "tray", CONFIG) as writer:
@@ -198,17 +214,18 @@ def test_wrong_tensors(tmp_path: Path) -> None:
 def test_stale_partials_are_cleaned_and_live_ones_kept(tmp_path: Path) -> None:
     stale = tmp_path / ".tray.partial-1"  # a process that exists, but does not hold the lock
     stale.mkdir()
+    (tmp_path / ".tray.partial-2").touch()
     (stale / "tensors.bin").touch()
     other = tmp_path / ".other.partial-1"
     other.mkdir()
     with ArtifactWriter(tmp_path / "tray", CONFIG):
-        assert names(tmp_path) == [".other.partial-1", f".tray.partial-{os.getpid()}"]
+        assert names(tmp_path) == [".other.partial-1", ".tray.partial-2", f".tray.partial-{os.getpid()}"]
         with (
             pytest.raises(OutputNotWritableError, match="being written"),
             ArtifactWriter(tmp_path / "tray", CONFIG),
         ):
             pass
-        assert names(tmp_path) == [".other.partial-1", f".tray.partial-{os.getpid()}"]
+        assert names(tmp_path) == [".other.partial-1", ".tray.partial-2", f".tray.partial-{os.getpid()}"]
 
 
 def test_two_processes_may_race_for_one_name(tmp_path: Path) -> None:

@@ -106,6 +106,13 @@ def test_no_weights_at_all(tmp_path: Path) -> None:
         Checkpoint.open(path)
 
 
+def test_pickled_weights_are_not_read(tmp_path: Path) -> None:
+    path = write_checkpoint(tmp_path / "m")
+    (path / "model.safetensors").rename(path / "pytorch_model.bin")
+    with pytest.raises(MissingShardError, match="convert"):
+        Checkpoint.open(path)
+
+
 def test_shard_without_a_tensor_the_index_promises(tmp_path: Path) -> None:
     path = write_checkpoint(tmp_path / "m", num_shards=2)
     index = path / "model.safetensors.index.json"

@@ -179,6 +179,13 @@ def test_rope_in_old_and_new_spelling(change: dict[str, Any], expected: RopeConf
     assert read(LLAMA | change).rope == expected
 
 
+def test_yarn_stretches_the_context() -> None:
+    yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+    assert read(LLAMA | {"rope_scaling": yarn}).max_positions == 256
+    assert read(LLAMA | {"rope_scaling": yarn, "max_position_embeddings": 1024}).max_positions == 1024
+    assert read(LLAMA | {"rope_scaling": {"type": "linear", "factor": 4.0}}).max_positions == 128
+
+
 def windows(config: dict[str, Any]) -> list[int | None]:
     return [block.sliding_window for block in read(config).blocks]
 

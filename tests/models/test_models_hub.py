@@ -29,7 +29,7 @@ def test_fetched_repository_is_pinned(tmp_path: Path, monkeypatch: pytest.Monkey
     snapshot = write_checkpoint(tmp_path / "snapshots" / "0123abc")
     asked = []
 
-    def download(name: str, allow_patterns: list[str]) -> str:
+    def download(name: str, allow_patterns: list[str], ignore_patterns: list[str]) -> str:
         asked.append((name, allow_patterns))
         return str(snapshot)
 
@@ -41,7 +41,7 @@ def test_fetched_repository_is_pinned(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_unreachable_repository_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    def download(name: str, allow_patterns: list[str]) -> str:
+    def download(name: str, allow_patterns: list[str], ignore_patterns: list[str]) -> str:
         raise ConnectionError("no route to host\nmore\nlines")
 
     fake_hub(monkeypatch, download)

@@ -7,6 +7,7 @@ behind can be told from the work of a running one, in whatever container or host
 from __future__ import annotations
 
 import fcntl
+import glob
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -114,10 +115,15 @@ def lock_directory(path: Path) -> int | None:
     return descriptor
 
 
+def siblings(target: Path, role: str) -> list[Path]:
+    """Hidden names next to the target, of any process."""
+    return sorted(target.parent.glob(f".{glob.escape(target.name)}.{role}-*"))
+
+
 def remove_stale(target: Path) -> None:
     """Remove what killed writers of this target left behind: partial directories that nobody locks."""
-    for path in target.parent.glob(f".{target.name}.partial-*"):
-        with suppress(FileNotFoundError):
+    for path in siblings(target, "partial"):
+        with suppress(OSError):  # somebody else's, or gone already
             lock = lock_directory(path)
             if lock is not None:
                 shutil.rmtree(path)
@@ -126,7 +132,7 @@ def remove_stale(target: Path) -> None:
 
 def recover_replaced(target: Path) -> None:
     """Finish a replacement that was killed half-way: the old artifact goes back, or goes."""
-    for path in target.parent.glob(f".{target.name}.replaced-*"):
+    for path in siblings(target, "replaced"):
         if target.exists():
             shutil.rmtree(path)
         else:

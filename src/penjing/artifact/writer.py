@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -101,7 +102,8 @@ class ArtifactWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for writer in self.writers.values():
-            writer.close()
+            with suppress(OSError):  # a full disk, said already; nothing of the file is kept
+                writer.close()
         self.staging.discard()
 
     def add_matrix(self, name: str, encoded: Encoded) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from penjing.artifact.config import BlockConfig, ModelConfig
+from penjing.artifact.config import BlockConfig, ModelConfig, RopeConfig
 from penjing.errors import UnsupportedFamilyError
 from penjing.models.settings import Settings
 
@@ -170,7 +170,7 @@ def read_config(settings: Settings) -> ModelConfig:
         vocab_size=settings.integer("vocab_size"),
         hidden_size=hidden,
         head_dim=head_dim(settings, family, hidden, heads),
-        max_positions=settings.integer("max_position_embeddings", family.max_positions),
+        max_positions=max_positions(settings, family, rope),
         norm_eps=settings.number("rms_norm_eps", 1e-6),
         rope=rope,
         tied_head=settings.flag("tie_word_embeddings"),
@@ -190,6 +190,14 @@ def read_config(settings: Settings) -> ModelConfig:
             for window in family.sliding_windows(settings, layers)
         ),
     )
+
+
+def max_positions(settings: Settings, family: Family, rope: RopeConfig) -> int:
+    """The context length; YaRN stretches the original one, whatever max_position_embeddings says."""
+    published = settings.integer("max_position_embeddings", family.max_positions)
+    if rope.type != "yarn" or rope.factor is None or rope.original_max_positions is None:
+        return published
+    return max(published, int(rope.original_max_positions * rope.factor))
 
 
 def decide(settings: Settings, rule: bool | str) -> bool:

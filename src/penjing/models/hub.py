@@ -7,7 +7,8 @@ from pathlib import Path
 
 from penjing.errors import CheckpointNotFoundError, MissingExtraError
 
-WANTED_FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"]
+WANTED_FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "merges.txt"]
+UNWANTED_FILES = ["*/*", "consolidated*"]  # other formats, and second copies of the weights
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
@@ -29,7 +30,7 @@ def fetch(name: str) -> tuple[Path, str]:
             "hub", "huggingface_hub", f"{name} is no directory, and fetching it"
         ) from None
     try:
-        directory = Path(snapshot_download(name, allow_patterns=WANTED_FILES))
+        directory = Path(snapshot_download(name, allow_patterns=WANTED_FILES, ignore_patterns=UNWANTED_FILES))
     except Exception as error:  # the hub's clients raise errors of several libraries, all meaning "not there"
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise CheckpointNotFoundError(

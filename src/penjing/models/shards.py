@@ -89,7 +89,9 @@ def stored_tensors(directory: Path) -> dict[str, StoredTensor]:
 def read_header(file: Path) -> dict[str, StoredTensor]:
     """The tensors of one file; every offset is checked against the file's size."""
     if not file.is_file():
-        raise MissingShardError(f"{file}: is missing; download the checkpoint again")
+        pickled = any(file.parent.glob("*.bin"))
+        what = "convert its .bin files to safetensors" if pickled else "download the checkpoint again"
+        raise MissingShardError(f"{file}: is missing; {what}")
     size = file.stat().st_size
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
