@@ -6,7 +6,8 @@ Reads the installed distributions of a virtual environment (licence checked in t
 standard libraries of several Python versions, and writes to DIR
 
     train.jsonl      one file a line: {"text", "source"}
-    heldout.jsonl    standard-library files that training never sees, same fields
+    heldout.jsonl    standard-library files that training never sees, unchanged, same fields
+    heldout.LICENSE  the licence of these files
     sources.json     every source with version, licence, files and bytes kept
 
 The held-out files are chosen by a hash of the module's path inside the standard library, so the same module
@@ -21,10 +22,11 @@ import hashlib
 import importlib.metadata
 import json
 import re
+import shutil
 import warnings
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 PERMISSIVE = re.compile(r"\bMIT\b|BSD|Apache|PSF|Python Software Foundation|Expat", re.IGNORECASE)
@@ -242,8 +244,11 @@ def main() -> None:
     held = [text for text in texts if text.file.key in held_keys and text.file.origin in libraries]
     held_shingles = {shingle for text in held for shingle in text.shingles}
     published = [
-        t for t in held if t.file.origin == first[0].origin and len(t.text.encode()) <= MAX_HELDOUT_BYTES
+        replace(text, text=text.file.path.read_text(encoding="utf-8"))  # licence comments included
+        for text in held
+        if text.file.origin == first[0].origin and len(text.text.encode()) <= MAX_HELDOUT_BYTES
     ]
+    shutil.copyfile(options.standard_library[0] / "LICENSE.txt", options.output / "heldout.LICENSE")
     heldout = write_jsonl(options.output / "heldout.jsonl", published)
     selected = capped(select(texts, held_keys, held_shingles), uncapped=first[0].origin)
     kept = write_jsonl(options.output / "train.jsonl", selected)

@@ -53,9 +53,7 @@ PROMPTS = (
     "# Return the greatest common divisor of a and b.\ndef gcd(a, b):\n",
 )
 PYTHON_LICENCE = (
-    "heldout.jsonl holds files of the standard library of Python 3.11.7, without leading licence comments.\n"
-    "Copyright (c) 2001-2023 Python Software Foundation; All Rights Reserved.\n"
-    "Distributed under the PSF License Agreement, version 2: https://docs.python.org/3.11/license.html\n"
+    "heldout.jsonl holds files of the standard library of Python 3.11, unchanged. Their licence:\n\n"
 )
 
 
@@ -118,7 +116,8 @@ def write_checkpoint(model: LlamaForCausalLM, corpus: Path, output: Path) -> Non
     }
     (output / "tokenizer_config.json").write_text(json.dumps(tokenizer_config, indent=2) + "\n")
     shutil.copyfile(corpus / "heldout.jsonl", output / "heldout.jsonl")
-    (output / "heldout.LICENSE").write_text(PYTHON_LICENCE)
+    licence = (corpus / "heldout.LICENSE").read_text(encoding="utf-8")
+    (output / "heldout.LICENSE").write_text(PYTHON_LICENCE + licence, encoding="utf-8")
 
 
 @torch.no_grad()

@@ -167,7 +167,14 @@ def run_rank(rank: int, job: Job) -> None:
 
         if rank == 0:
             log.write(f"{time.strftime('%H:%M:%S')} start: {job.num_steps} steps of {STEP_TOKENS:,} tokens\n")
-        progress = train(task, config, job.directory, report, lambda: bool(stop_requested), ranks)
+        progress = train(
+            task,
+            config,
+            job.directory,
+            report=report,
+            should_stop=lambda: bool(stop_requested),
+            ranks=ranks,
+        )
         if rank == 0:
             log.write(f"{time.strftime('%H:%M:%S')} end at step {progress.step}\n")
 
