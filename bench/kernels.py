@@ -1,0 +1,112 @@
+"""Speed of matrix products beside what this machine can do: `make bench`, or `PENJING_ISA=avx2 make bench`.
+
+Weights [5632, 2048] in enough copies that they come from memory and not from a cache. Integer formats have
+groups of 64 and rows that are quantized beforehand. With several threads each owns a share of the rows. Times
+are processor time of the slowest thread, best of five: wall time on a quiet machine, and on a busy one what
+it would be with the processors to itself, though other work still takes caches and memory bandwidth away.
+Peaks are measured in the same way just before, by peak.cpp.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penjing.kernels import Matrix, default_isa, linear, linear_quantized, quantize_rows
+
+ROWS, COLUMNS, GROUP_SIZE = 5632, 2048, 64
+BITS = {"int4": 4, "int8": 8, "layered": 8, "bf16": 16, "fp16": 16, "fp32": 32}
+TOKENS = (1, 8, 16, 512)
+TOTAL_BYTES = 160 << 20  # larger than level-3 caches
+TRIALS = 5
+
+
+def measure_peaks(directory: Path, threads: int) -> tuple[float, float]:
+    """(int8 GOP/s, GB/s read) of this many threads."""
+    program = directory / "peak"
+    source = Path(__file__).with_name("peak.cpp")
+    subprocess.run(["c++", "-O3", "-march=native", "-pthread", str(source), "-o", str(program)], check=True)
+    printed = subprocess.run([str(program), str(threads)], check=True, capture_output=True, text=True).stdout
+    operations, read = map(float, printed.split())
+    return operations, read
+
+
+def random_matrix(format: str, rows: int) -> Matrix:
+    """Random codes, or zeros for floats, whose speed does not depend on them."""
+    rng = np.random.default_rng(0)
+    weights = rows * COLUMNS
+    if BITS[format] > 8:
+        return Matrix(format, rows, COLUMNS, 0, np.ones(weights * BITS[format] // 8, np.uint8) * 0)
+    plane = weights if format == "int8" else weights // 2
+    codes = rng.integers(0, 256, plane, np.uint8)
+    residual = rng.integers(0, 256, plane, np.uint8) if format == "layered" else None
+    scales = np.full(weights // GROUP_SIZE, 0.01, np.float16).view(np.uint16)
+    return Matrix(format, rows, COLUMNS, GROUP_SIZE, codes, scales, residual)
+
+
+def product(format: str, x: NDArray[np.float32]) -> Callable[[Matrix], object]:
+    """What is timed for one matrix."""
+    if BITS[format] > 8:
+        return lambda matrix: linear(matrix, x)
+    rows = quantize_rows(x, GROUP_SIZE)
+    return lambda matrix: linear_quantized(matrix, rows)
+
+
+def seconds_per_product(shares: list[list[Matrix]], run: Callable[[Matrix], object], rounds: int) -> float:
+    """Time of one whole product: thread i runs its share of every copy, `rounds` products in all."""
+    seconds = [0.0] * len(shares)
+
+    def work(thread: int, start: threading.Barrier) -> None:
+        start.wait()
+        begin = time.thread_time()
+        for index in range(rounds):
+            run(shares[thread][index % len(shares[thread])])
+        seconds[thread] = (time.thread_time() - begin) / rounds
+
+    best = float("inf")
+    for _ in range(TRIALS):
+        start = threading.Barrier(len(shares))
+        workers = [threading.Thread(target=work, args=(thread, start)) for thread in range(len(shares))]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        best = min(best, max(seconds))
+    return best
+
+
+def main() -> None:
+    """Print one line a format, number of threads and number of tokens."""
+    print(f"instruction set {default_isa()}, weights [{ROWS}, {COLUMNS}], groups of {GROUP_SIZE}")
+    for threads in sorted({1, min(2, os.cpu_count() or 1)}):
+        with tempfile.TemporaryDirectory() as directory:
+            peak, read = measure_peaks(Path(directory), threads)
+        print(f"\n{threads} thread(s): peak {peak:.0f} GOP/s int8, {read:.1f} GB/s read")
+        print("format   tokens        ms   GOP/s  of peak    GB/s  of read")
+        for format, bits in BITS.items():
+            weight_bytes = ROWS * COLUMNS * bits / 8 + (ROWS * COLUMNS / GROUP_SIZE * 2 if bits <= 8 else 0)
+            copies = int(TOTAL_BYTES / weight_bytes) + 1
+            shares = [[random_matrix(format, ROWS // threads) for _ in range(copies)] for _ in range(threads)]
+            for tokens in TOKENS:
+                x = np.random.default_rng(1).standard_normal((tokens, COLUMNS)).astype(np.float32)
+                rounds = 2 if tokens > 16 else copies
+                seconds = seconds_per_product(shares, product(format, x), rounds)
+                operations = 2 * tokens * ROWS * COLUMNS / seconds / 1e9
+                speed = weight_bytes / seconds / 1e9
+                of_peak = f"{operations / peak:8.0%}" if bits <= 8 else "       -"
+                print(
+                    f"{format:<8} {tokens:>6} {seconds * 1e3:>9.3f} {operations:>7.0f} {of_peak} "
+                    f"{speed:>7.1f} {speed / read:>8.0%}"
+                )
+
+
+if __name__ == "__main__":
+    main()
