@@ -50,8 +50,9 @@ def issue_certificate(
     """
     if evaluation.candidate.artifact_hash != artifact.hash:
         raise CertificateError(f"{artifact.path}: the evaluation is of another artifact; evaluate this one")
-    assert evaluation.reference is not None
     source = artifact.manifest.provenance.source
+    check_reference(evaluation, source.hash, str(artifact.path))
+    assert evaluation.reference is not None
     certificate = Certificate(
         artifact_hash=artifact.hash,
         source_name=source.name,
@@ -187,18 +188,25 @@ def remeasure(
     )
     candidate = open_engine(path, settings, measured.tier)
     reference = open_engine(runnable(against, progress), settings, None)
-    if reference.artifact.manifest.provenance.source.hash != certificate.source_hash:
-        raise CertificateError(
-            f"{against}: is not the checkpoint that {path} was made from and measured against"
-        )
     documents = certified_text(certificate, data, candidate.tokenizer)
     if record_text(data.name, documents).sha256 != measured.data_hash:
         raise CertificateError(f"{data}: is not the text that {path} was measured on ({measured.data_name})")
     evaluation = evaluate_documents(
         candidate, reference, documents, settings, name=data.name, progress=progress
     )
+    check_reference(evaluation, certificate.source_hash, str(path))
     check_remeasured(certificate, evaluation, path)
     return evaluation
+
+
+def check_reference(evaluation: Evaluation, source_hash: str, where: str) -> None:
+    """Raises CertificateError unless the loss was measured against the checkpoint itself, unchanged."""
+    reference = evaluation.reference
+    if reference is None or not reference.is_original or reference.source_hash != source_hash:
+        raise CertificateError(
+            f"{where}: its loss was not measured against the checkpoint that it was made from; "
+            "compare with that"
+        )
 
 
 def certified_text(certificate: Certificate, data: Path, tokenizer: Tokenizer) -> list[Tokens]:

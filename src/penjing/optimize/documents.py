@@ -10,7 +10,6 @@ import numpy as np
 
 from penjing.data.documents import read_documents
 from penjing.data.splits import DEFAULT_SHARES, split_of
-from penjing.errors import EmptyDataError
 from penjing.measure.stats import MIN_UNITS
 from penjing.spec import Spec
 from penjing.text import Tokenizer
@@ -32,18 +31,27 @@ class TextRecord(Spec):
 
 
 def read_tokens(data: Path, tokenizer: Tokenizer, limit: int | None) -> list[Tokens]:
-    """The first `limit` tokens of the documents under `data`, in order; the last document may be cut.
+    """Up to `limit` tokens of the documents under `data`, in order.
 
-    Raises DataError for what cannot be read, EmptyDataError if there is no text.
+    Only the beginning of a long document is taken, so that many have a say, unless that leaves the limit
+    unreached. Raises DataError for what cannot be read, EmptyDataError if there is no text.
     """
-    part = Part(limit)
+    spread = Part(limit, tokenizer)
     for document in read_documents(data):
-        part.add(document.text, tokenizer)
-        if part.is_full:
+        if spread.is_full:
             break
-    if not part.documents:
-        raise EmptyDataError(f"{data}: there is no text in it; give files with text to measure on")
-    return part.documents
+        spread.add(document.text)
+    return spread.documents if spread.is_full else read_in_order(data, tokenizer, limit)
+
+
+def read_in_order(data: Path, tokenizer: Tokenizer, limit: int | None) -> list[Tokens]:
+    """The first `limit` tokens; the last document may be cut."""
+    whole = Part(limit, tokenizer, spread=False)
+    for document in read_documents(data):
+        if whole.is_full:
+            break
+        whole.add(document.text)
+    return whole.documents
 
 
 def read_parts(
@@ -51,40 +59,48 @@ def read_parts(
 ) -> tuple[list[Tokens], list[Tokens]]:
     """Two disjoint parts of the documents under `data`: to choose by, and to claim from; half the limit each.
 
-    Whole documents, by the hash of their text: equal texts fall together, and what is a claim's text today
-    is nobody's calibration text tomorrow. Where that leaves a part with too few documents to bound a loss
-    by, the first `limit` tokens are cut once, in the middle.
+    By the hash of a document's text: equal texts fall together, and what is a claim's text today is nobody's
+    calibration text tomorrow. Where that leaves a part with too few documents to bound a loss by, the first
+    `limit` tokens are cut once, in the middle.
     """
     half = None if limit is None else limit // 2
-    choose, claim = Part(half), Part(half)
+    choose, claim = Part(half, tokenizer), Part(half, tokenizer)
     for document in read_documents(data):
-        role = split_of(document.digest, DEFAULT_SHARES, seed)
-        (claim if role == "report" else choose).add(document.text, tokenizer)
         if choose.is_full and claim.is_full:
             break
+        role = split_of(document.digest, DEFAULT_SHARES, seed)
+        (claim if role == "report" else choose).add(document.text)
     if min(len(choose.documents), len(claim.documents)) >= MIN_UNITS:
         return choose.documents, claim.documents
-    return cut_in_half(read_tokens(data, tokenizer, limit))
+    return cut_in_half(read_in_order(data, tokenizer, limit))
 
 
 class Part:
-    """Tokenized documents, up to a limit of tokens in all; the last one may be cut to keep it."""
+    """Tokenized documents, up to a limit of tokens in all (None: no limit).
 
-    def __init__(self, limit: int | None) -> None:
+    spread: whether to take no more of a document than a sixteenth of the limit, or a window if that is more.
+    """
+
+    def __init__(self, limit: int | None, tokenizer: Tokenizer, *, spread: bool = True) -> None:
         self.left = limit
+        self.tokenizer = tokenizer
         self.documents: list[Tokens] = []
+        self.most = limit
+        if limit is not None and spread:
+            self.most = max(MAX_WINDOW, limit // (2 * MIN_UNITS))
 
     @property
     def is_full(self) -> bool:
         """Whether nothing more would be taken."""
         return self.left == 0
 
-    def add(self, text: str, tokenizer: Tokenizer) -> None:
+    def add(self, text: str) -> None:
         """Take a text, without special tokens, as far as there is room."""
-        if self.left is None:
-            tokens = tokenizer.encode(text)
+        if self.left is None or self.most is None:
+            tokens = self.tokenizer.encode(text)
         else:
-            tokens = tokenizer.encode(text[: self.left * CHARACTERS_PER_TOKEN])[: self.left]
+            room = min(self.left, self.most)
+            tokens = self.tokenizer.encode(text[: room * CHARACTERS_PER_TOKEN])[:room]
             self.left -= len(tokens)
         if tokens:
             self.documents.append(tokens)

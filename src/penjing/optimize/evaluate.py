@@ -183,9 +183,13 @@ def measure_speeds(
 def describe(engine: Engine, tier: Tier, own_perplexity: float, speed: ServingSpeed | None) -> Side:
     """An artifact as it was run."""
     artifact = engine.artifact
+    source = artifact.manifest.provenance.source
+    matrices = [entry for entry in artifact.manifest.tensors.values() if len(entry.shape) == 2]
     return Side(
-        name=artifact.manifest.provenance.source.name,
+        name=source.name,
         artifact_hash=artifact.hash,
+        source_hash=source.hash,
+        formats=tuple(sorted({entry.format for entry in matrices})),
         tier=tier,
         kv=artifact.config.blocks[0].key_format,
         tensor_bytes=artifact.tier_bytes(tier),

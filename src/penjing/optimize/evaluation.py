@@ -8,20 +8,30 @@ from penjing.optimize.documents import TextRecord
 from penjing.optimize.serving import ServingSpeed
 from penjing.spec import KvFormat, Spec, Tier
 
-
 UNFAMILIAR_FACTOR = 5.0
+FLOAT_FORMATS = frozenset({"fp32", "fp16", "bf16"})
 
 
 class Side(Spec):
-    """One artifact as it was run. tensor_bytes are those that the tier reads, padding and scales included."""
+    """One artifact as it was run, made from the checkpoint `source_hash`.
+
+    formats: of its matrices, sorted. tensor_bytes: those that the tier reads, padding and scales included.
+    """
 
     name: str
     artifact_hash: str
+    source_hash: str
+    formats: tuple[str, ...]
     tier: Tier
     kv: KvFormat
     tensor_bytes: int
     perplexity: float
     speed: ServingSpeed | None = None
+
+    @property
+    def is_original(self) -> bool:
+        """Whether it is its checkpoint unchanged: weights in a float dtype, keys and values as computed."""
+        return FLOAT_FORMATS.issuperset(self.formats) and self.kv == "fp32"
 
 
 class Host(Spec):

@@ -51,18 +51,20 @@ def optimize(
     window: int | None = None,
     threads: int | None = None,
     seed: int = 0,
+    speed: bool = True,
     force: bool = False,
     progress: Progress = silent,
 ) -> Optimized:
     """Publish at `out` the smallest candidate that keeps the budget, with its certificate.
 
     Without a loss budget it is the candidate of least loss that fits. `tokens` of the data are used, half to
-    choose by and half to claim from. Raises InfeasibleBudgetError if no candidate keeps the budget, SpecError
-    for a budget without a limit, CheckpointError, DataError, OutputError; then `out` is as it was.
+    choose by and half to claim from; `speed`: whether the chosen one is timed as well. Raises
+    InfeasibleBudgetError if no candidate keeps the budget, SpecError for a budget without a limit,
+    CheckpointError, DataError, OutputError; then `out` is as it was.
     """
     if budget.max_size is None and budget.max_loss is None:
         raise SpecError("budget: limits neither size nor loss; give --max-size, --max-loss or both")
-    settings = Settings(window=window, threads=threads, seed=seed, confidence=budget.confidence)
+    settings = Settings(window, None, threads, seed, budget.confidence, speed)
     staging = StagingDirectory(out, force=force, replaceable=is_replaceable)
     staging.create()
     try:

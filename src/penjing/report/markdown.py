@@ -67,8 +67,8 @@ def loss_lines(comparison: Comparison) -> list[str]:
     ]
     if comparison.is_unfamiliar_text:
         lines.append(
-            "Caution: the predictions changed far more (KL) than this text could show (loss). The model knows "
-            "texts like it badly; measure on text of the kind it will serve."
+            "Caution: predictions changed far more (KL) than this text can show (loss): it is unlike what "
+            "the model knows. Measure on text of the kind that it will serve."
         )
     return lines
 

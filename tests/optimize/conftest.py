@@ -1,0 +1,85 @@
+"""A small random model, its tokenizer of single letters, and text that the model wrote itself.
+
+On its own text a model predicts as well as it believes, so that the expected loss of a candidate is its KL
+divergence: what is measured can be told from what should be.
+"""
+
+from __future__ import annotations
+
+import json
+import string
+from pathlib import Path
+
+import pytest
+from checkpoints import LLAMA, random_tensors, write_checkpoint
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from penjing.artifact import Artifact
+from penjing.engine import Engine, Sampling
+from penjing.optimize.reference import reference_artifact
+from penjing.quantize import quantize_checkpoint
+from penjing.spec import preset
+
+LETTERS = ["<unk>", "<s>", "</s>", *string.ascii_lowercase[:13], *string.ascii_uppercase[:8]]
+DOCUMENTS, TOKENS = 60, 110
+CONFIG = LLAMA | {"vocab_size": len(LETTERS), "hidden_size": 64, "head_dim": 16, "intermediate_size": 96}
+
+
+def write_letters(directory: Path) -> None:
+    """A tokenizer in which every letter is a token."""
+    backend = Tokenizer(models.WordLevel({letter: i for i, letter in enumerate(LETTERS)}, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    backend.save(str(directory / "tokenizer.json"))
+    (directory / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<s>", "eos_token": "</s>"}))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """No test touches the user's cache."""
+    directory = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PENJING_CACHE", str(directory))
+        yield directory
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("models") / "letters"
+    tensors = {
+        name: tensor * (2.5 if tensor.ndim == 2 else 1) for name, tensor in random_tensors(CONFIG).items()
+    }
+    write_checkpoint(directory, CONFIG, tensors=tensors)
+    write_letters(directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def reference(checkpoint: Path) -> Path:
+    return reference_artifact(checkpoint)
+
+
+@pytest.fixture(scope="session")
+def own_text(reference: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Documents sampled from the model at temperature 1."""
+    engine = Engine(reference, threads=1)
+    banned = {0: -100.0, 1: -100.0, 2: -100.0}
+    lines = []
+    for seed in range(DOCUMENTS):
+        sampling = Sampling(max_tokens=TOKENS, temperature=1.0, seed=seed, ignore_eos=True, logit_bias=banned)
+        tokens = engine.generate([1], sampling).tokens
+        lines.append(json.dumps({"text": "".join(LETTERS[token] for token in tokens)}))
+    path = tmp_path_factory.mktemp("text") / "own.jsonl"
+    path.write_text("\n".join(lines))
+    return path
+
+
+@pytest.fixture(scope="session")
+def int8(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    return quantize_checkpoint(checkpoint, tmp_path_factory.mktemp("artifacts") / "int8", preset("int8"))
+
+
+@pytest.fixture(scope="session")
+def layered(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    return quantize_checkpoint(
+        checkpoint, tmp_path_factory.mktemp("artifacts") / "layered", preset("layered")
+    )

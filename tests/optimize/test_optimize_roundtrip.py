@@ -1,0 +1,59 @@
+"""The gate between writing and publishing: what the engine reads is what the quantizer meant."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from checkpoints import random_tensors, write_checkpoint
+
+from penjing.artifact import Artifact
+from penjing.errors import ArtifactError
+from penjing.formats import Encoded
+from penjing.models import Checkpoint
+from penjing.optimize.roundtrip import check_round_trip
+from penjing.quantize import quantize_checkpoint
+from penjing.spec import preset
+
+
+@pytest.mark.parametrize("name", ["keep", "int8", "int4", "layered"])
+@pytest.mark.parametrize("group_size", [32, 128])
+def test_every_format_passes(checkpoint: Path, tmp_path: Path, name: str, group_size: int) -> None:
+    recipe = preset(name, group_size)  # type: ignore[arg-type]
+    artifact = quantize_checkpoint(checkpoint, tmp_path / "artifact", recipe)
+    steps: list[int] = []
+    check_round_trip(
+        artifact,
+        Checkpoint.open(checkpoint),
+        recipe.steps[0],
+        lambda _, done, total: steps.append(total - done),
+    )
+    assert steps[-1] == 0
+
+
+def test_weights_of_another_model_fail(checkpoint: Path, int8: Artifact, tmp_path: Path) -> None:
+    config = json.loads((checkpoint / "config.json").read_text())
+    other = write_checkpoint(tmp_path / "other", config, tensors=random_tensors(config, seed=9))
+    with pytest.raises(ArtifactError, match="embedding does not read back"):
+        check_round_trip(int8, Checkpoint.open(other), preset("int8").steps[0])
+
+
+@pytest.mark.parametrize("plane", ["codes", "scales", "residual"])
+def test_one_wrong_tile_is_found(
+    checkpoint: Path, layered: Artifact, plane: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a writer that misplaces a plane would leave it."""
+    read = Artifact.matrix
+
+    def misplaced(self: Artifact, name: str) -> Encoded:
+        matrix = read(self, name)
+        if name != "blocks.1.up":
+            return matrix
+        wrong = getattr(matrix, plane)
+        return replace(matrix, **{plane: wrong[::-1].copy()})
+
+    monkeypatch.setattr(Artifact, "matrix", misplaced)
+    with pytest.raises(ArtifactError, match=r"blocks\.1\.up does not read back"):
+        check_round_trip(layered, Checkpoint.open(checkpoint), preset("layered").steps[0])

@@ -1,0 +1,188 @@
+"""Budgets kept, missed and explained; nothing left behind either way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from penjing.artifact import Artifact, read_certificate, verify_artifact
+from penjing.errors import InfeasibleBudgetError, OutputExistsError, SpecError
+from penjing.optimize import search as search_module
+from penjing.optimize.candidates import candidates
+from penjing.optimize.certificate import verify_certificate
+from penjing.optimize.search import Optimized, optimize, percent
+from penjing.optimize.trials import Trials
+from penjing.spec import Budget
+
+
+def run(checkpoint: Path, out: Path, text: Path, **options: object) -> Optimized:
+    force = bool(options.pop("force", False))
+    return optimize(
+        checkpoint,
+        out,
+        Budget.model_validate(options),
+        text,
+        tokens=None,
+        threads=1,
+        force=force,
+        speed=False,
+    )
+
+
+def test_the_smallest_that_keeps_both_limits(checkpoint: Path, own_text: Path, tmp_path: Path) -> None:
+    out = tmp_path / "tray"
+    stages: list[str] = []
+    result = optimize(
+        checkpoint,
+        out,
+        Budget(max_size=0.4, max_loss=0.02),
+        own_text,
+        tokens=None,
+        threads=1,
+        progress=lambda stage, *_: stages.append(stage),
+    )
+    measured = result.certificate.measured
+    assert result.chosen.startswith("int8")
+    assert measured.size_ratio <= 0.4
+    assert measured.upper_delta_nll <= Budget(max_loss=0.02).max_nll_increase
+    sizes = [point.tensor_bytes for point in result.frontier]
+    assert sizes == sorted(sizes)
+    smaller = [point for point in result.frontier if point.name != result.chosen]
+    assert smaller
+    assert all(point.upper_delta_nll > 0.0198 for point in smaller)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["tray"]
+    assert verify_artifact(out).hash == result.certificate.artifact_hash
+    assert result.evaluation.candidate.artifact_hash == result.certificate.artifact_hash
+    assert read_certificate(out) == result.certificate
+    assert result.certificate.speed is not None
+    own = {f"{stage} {result.chosen}" for stage in ("quantize", "choose", "claim")}
+    assert own | {"round trip", "speed"} <= set(stages)
+
+
+def test_the_claim_is_measured_on_other_text_than_the_choice(
+    checkpoint: Path, own_text: Path, tmp_path: Path
+) -> None:
+    result = run(checkpoint, tmp_path / "tray", own_text, max_loss="2%")
+    chosen = next(point for point in result.frontier if point.name == result.chosen)
+    assert chosen.mean_delta_nll != result.certificate.measured.mean_delta_nll
+    assert result.certificate.measured.text_part == "report"
+    assert result.certificate.measured.confidence == 0.9625
+
+
+def test_without_a_loss_limit_the_least_loss_that_fits(
+    checkpoint: Path, own_text: Path, tmp_path: Path
+) -> None:
+    result = run(checkpoint, tmp_path / "tray", own_text, max_size="45%")
+    least = min(result.frontier, key=lambda point: point.upper_delta_nll)
+    assert result.chosen == least.name
+    assert len(result.frontier) == 3
+
+
+def test_same_input_same_artifact(checkpoint: Path, own_text: Path, tmp_path: Path) -> None:
+    first = run(checkpoint, tmp_path / "a", own_text, max_loss="2%")
+    second = run(checkpoint, tmp_path / "b", own_text, max_loss="2%")
+    assert first.certificate.artifact_hash == second.certificate.artifact_hash
+    assert first.certificate.measured == second.certificate.measured
+
+
+def test_too_small_a_size_names_the_nearest(checkpoint: Path, own_text: Path, tmp_path: Path) -> None:
+    with pytest.raises(InfeasibleBudgetError) as caught:
+        run(checkpoint, tmp_path / "tray", own_text, max_size="10%", max_loss="2%")
+    message = str(caught.value)
+    assert caught.value.exit_code == 3
+    assert message.startswith("--max-size binds: int4/")
+    assert "the nearest that keeps --max-loss is --max-size" in message
+    assert not list(tmp_path.iterdir())
+    nearest = message.rsplit("--max-size ", maxsplit=1)[-1].split(" (", maxsplit=1)[0]
+    assert run(checkpoint, tmp_path / "tray", own_text, max_size=nearest, max_loss="2%").chosen in message
+
+
+def test_too_small_a_loss_names_the_nearest(checkpoint: Path, own_text: Path, tmp_path: Path) -> None:
+    with pytest.raises(InfeasibleBudgetError, match=r"--max-loss binds: .* needs --max-loss .*%$"):
+        run(checkpoint, tmp_path / "tray", own_text, max_loss=1e-9)
+    with pytest.raises(InfeasibleBudgetError, match="no candidate of any size keeps --max-loss"):
+        run(checkpoint, tmp_path / "tray", own_text, max_loss=1e-9, max_size="25%")
+    with pytest.raises(InfeasibleBudgetError, match=r"--max-size binds: .* needs --max-size .*%$"):
+        run(checkpoint, tmp_path / "tray", own_text, max_size="1%")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_failed_claim_tries_the_next_at_a_higher_confidence(
+    checkpoint: Path, own_text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Luck on the text to choose by must not decide; and a second claim has less error left to spend."""
+    claims: list[tuple[str, float]] = []
+    claim = Trials.claim
+
+    def unlucky_once(self: Trials, candidate, confidence):  # type: ignore[no-untyped-def]
+        evaluation = claim(self, candidate, confidence)
+        claims.append((candidate.name, confidence))
+        if len(claims) > 1:
+            return evaluation
+        bound = evaluation.compared.bound.model_copy(update={"upper": 1.0})
+        comparison = evaluation.compared.model_copy(update={"bound": bound})
+        return evaluation.model_copy(update={"comparison": comparison})
+
+    monkeypatch.setattr(Trials, "claim", unlucky_once)
+    result = run(checkpoint, tmp_path / "tray", own_text, max_loss="3%")
+    assert result.chosen == claims[1][0] != claims[0][0]
+    assert [confidence for _, confidence in claims] == pytest.approx([0.9625, 0.990625])
+    assert 1 - 0.9625 + 1 - 0.990625 < 0.05
+
+
+def test_nothing_is_overwritten_without_force(checkpoint: Path, own_text: Path, tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "thesis.tex").write_text("years of work")
+    with pytest.raises(OutputExistsError):
+        run(checkpoint, precious, own_text, max_loss="2%")
+    with pytest.raises(OutputExistsError, match="not an artifact"):
+        run(checkpoint, precious, own_text, max_loss="2%", force=True)
+    assert (precious / "thesis.tex").read_text() == "years of work"
+
+
+def test_an_interrupted_search_leaves_the_old_artifact(
+    checkpoint: Path, own_text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "tray"
+    before = run(checkpoint, out, own_text, max_loss="2%").certificate
+    monkeypatch.setattr(search_module, "issue_certificate", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run(checkpoint, out, own_text, max_size="30%", force=True)
+    assert read_certificate(out) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["tray"]
+
+
+def interrupt(*arguments: object, **options: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_budget_must_limit_something(checkpoint: Path, own_text: Path, tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="limits neither size nor loss"):
+        run(checkpoint, tmp_path / "tray", own_text)
+
+
+def test_predicted_sizes_are_those_written(int8: Artifact, layered: Artifact) -> None:
+    predicted = {candidate.name: candidate.tensor_bytes for candidate in candidates(int8.config, seed=0)}
+    assert predicted["int8/64"] == int8.tensor_bytes
+    assert predicted["layered/64"] == layered.tensor_bytes
+    assert list(predicted.values()) == sorted(predicted.values())
+
+
+def test_percentages_never_promise_too_little() -> None:
+    assert (percent(0.15581), percent(0.1558), percent(0.3)) == ("15.59%", "15.58%", "30.00%")
+
+
+def test_a_real_model(stories260k: Path, shared_data: Path, tmp_path: Path) -> None:
+    """A trained model on text unlike its own: searched, certified, and verified by measuring again."""
+    text = shared_data / "wikitext2-valid.txt"
+    out = tmp_path / "tray"
+    result = optimize(
+        stories260k, out, Budget(max_size=0.3, max_loss=0.02), text, tokens=5000, threads=1, speed=False
+    )
+    assert result.certificate.measured.size_ratio < 0.3
+    again = verify_certificate(out, data=text, against=stories260k, threads=2)
+    assert again.remeasured is not None
+    assert again.remeasured.compared.bound == result.evaluation.compared.bound
+    assert result.certificate.measured.top1_agreement > 0.9
