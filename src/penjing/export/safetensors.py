@@ -87,7 +87,8 @@ def write_weights(
     with path.open("xb") as file:
         file.write(header(roles, dtype))
         for done, (name, tensor) in enumerate(decoded_tensors(artifact, roles, tier)):
-            rounded = tensor.astype(DTYPES[dtype][2])
+            with np.errstate(over="ignore"):
+                rounded = tensor.astype(DTYPES[dtype][2])
             if not np.isfinite(rounded.astype(np.float32)).all():
                 raise FormatError(
                     f"{artifact.path}: {name} is beyond the range of {dtype}; export as bf16 or fp32"

@@ -89,7 +89,7 @@ def claim_line(certificate: Certificate) -> str:
     budget = certificate.budget
     limits = []
     if budget.max_size is not None:
-        limits.append(f"size at most {budget.max_size:.4g} of the checkpoint's")
+        limits.append(f"size at most {budget.max_size:.2%} of the checkpoint's")
     if budget.max_loss is not None:
         limits.append(f"perplexity at most {budget.max_loss:.2%} higher")
     return (

@@ -1,0 +1,141 @@
+"""Exported checkpoints: read back by our own reader, by safetensors, and by transformers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from checkpoints import LLAMA, MISTRAL, QWEN2, QWEN3, random_tensors, write_checkpoint
+from safetensors import safe_open
+
+from penjing.artifact import Artifact, expected_tensors
+from penjing.engine import Engine
+from penjing.errors import FormatError, OutputExistsError, SpecError, UnsupportedConfigError
+from penjing.export import export_safetensors
+from penjing.export.settings import rebuild_config
+from penjing.formats import decode
+from penjing.models import Checkpoint
+from penjing.quantize import quantize_checkpoint
+from penjing.spec import preset
+
+LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
+CONFIGS = {
+    "llama": LLAMA,
+    "llama biased": LLAMA | {"attention_bias": True, "mlp_bias": True},
+    "llama3": LLAMA | {"rope_scaling": LLAMA3_ROPE, "eos_token_id": [2, 3]},
+    "mistral": MISTRAL,
+    "qwen2": QWEN2 | {"bos_token_id": None},
+    "qwen3": QWEN3 | {"rope_scaling": YARN},
+    "qwen3 windows": QWEN3 | {"use_sliding_window": True, "sliding_window": 32, "max_window_layers": 1},
+}
+
+
+def make(root: Path, config: dict[str, Any], format_name: str = "layered") -> Artifact:
+    write_checkpoint(root / "model", config)
+    return quantize_checkpoint(root / "model", root / "artifact", preset(format_name))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_our_own_reader_reads_the_same_model(tmp_path: Path, name: str) -> None:
+    artifact = make(tmp_path, CONFIGS[name])
+    exported = Checkpoint.open(export_safetensors(artifact.path, tmp_path / "out", dtype="fp32"))
+    original = Checkpoint.open(tmp_path / "model")
+    assert exported.config == original.config
+    for tensor, role in expected_tensors(artifact.config).items():
+        meant = decode(artifact.matrix(tensor), "best") if role.is_matrix else artifact.vector(tensor)
+        np.testing.assert_array_equal(exported.read(tensor), meant)
+
+
+@pytest.mark.parametrize(("dtype", "kind"), [("bf16", ml_dtypes.bfloat16), ("fp16", np.float16)])
+@pytest.mark.parametrize("tier", ["fast", "best"])
+def test_half_precision_and_tiers(tmp_path: Path, dtype: Any, kind: Any, tier: Any) -> None:
+    artifact = make(tmp_path, LLAMA)
+    exported = Checkpoint.open(export_safetensors(artifact.path, tmp_path / "out", dtype=dtype, tier=tier))
+    read = exported.read("blocks.1.down")
+    assert read.dtype == kind
+    np.testing.assert_array_equal(read, decode(artifact.matrix("blocks.1.down"), tier).astype(kind))
+
+
+@pytest.mark.parametrize("name", ["llama biased", "llama3", "mistral", "qwen2", "qwen3"])
+def test_transformers_computes_what_the_engine_serves(tmp_path: Path, name: str) -> None:
+    """On unquantized weights, so that nothing but the order of additions may differ."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    artifact = make(tmp_path, CONFIGS[name], "keep")
+    out = export_safetensors(artifact.path, tmp_path / "out", dtype="fp32")
+    model = transformers.AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32)
+    tokens = np.random.default_rng(0).integers(3, 50, 60).tolist()
+    with torch.no_grad():
+        theirs = model(torch.tensor([tokens])).logits[0].numpy()
+    ours = np.concatenate(list(Engine(artifact, threads=1).logits(tokens)))
+    np.testing.assert_allclose(ours, theirs, atol=2e-5, rtol=1e-4)
+
+
+def test_a_trained_model_with_its_tokenizer(stories260k: Path, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    artifact = quantize_checkpoint(stories260k, tmp_path / "artifact", preset("int8"))
+    out = export_safetensors(artifact.path, tmp_path / "out", dtype="fp32")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(out)
+    model = transformers.AutoModelForCausalLM.from_pretrained(out)
+    prompt = tokenizer("Once upon a time", return_tensors="pt")
+    written = model.generate(**prompt, max_new_tokens=12, do_sample=False)[0].tolist()
+    assert tokenizer.decode(written, skip_special_tokens=True).startswith("Once upon a time, there was a")
+
+
+def test_the_header_is_plain_safetensors(tmp_path: Path) -> None:
+    artifact = make(tmp_path, LLAMA)
+    out = export_safetensors(artifact.path, tmp_path / "out", dtype="fp16")
+    with safe_open(out / "model.safetensors", "numpy") as file:
+        assert file.metadata() == {"format": "pt"}
+        assert len(list(file.keys())) == len(expected_tensors(artifact.config))
+    assert json.loads((out / "config.json").read_text())["dtype"] == "float16"
+
+
+def test_progress_ends(tmp_path: Path) -> None:
+    artifact = make(tmp_path, LLAMA)
+    steps: list[tuple[str, int, int]] = []
+    export_safetensors(artifact.path, tmp_path / "out", progress=lambda *step: steps.append(step))
+    assert steps[-1] == ("export", len(steps), len(steps))
+
+
+def test_what_exists_is_not_overwritten(tmp_path: Path) -> None:
+    artifact = make(tmp_path, LLAMA)
+    out = export_safetensors(artifact.path, tmp_path / "out")
+    with pytest.raises(OutputExistsError, match="exists already"):
+        export_safetensors(artifact.path, out)
+    export_safetensors(artifact.path, out, force=True)
+    with pytest.raises(OutputExistsError):
+        export_safetensors(artifact.path, tmp_path / "model" / "..", force=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["artifact", "model", "out"]
+
+
+def test_a_missing_tier_and_unequal_blocks_are_refused(tmp_path: Path) -> None:
+    artifact = make(tmp_path, LLAMA, "int8")
+    with pytest.raises(SpecError, match="no tier fast"):
+        export_safetensors(artifact.path, tmp_path / "out", tier="fast")
+    first, second = artifact.config.blocks
+    narrow = second.model_copy(update={"intermediate_size": 64})
+    pruned = artifact.config.model_copy(update={"blocks": (first, narrow)})
+    with pytest.raises(UnsupportedConfigError, match="differ in width"):
+        rebuild_config(pruned, "float32", tmp_path)
+
+
+def test_a_weight_beyond_half_precision_is_refused(tmp_path: Path) -> None:
+    tensors = random_tensors(LLAMA)
+    tensors["model.norm.weight"][0] = 1e6
+    write_checkpoint(tmp_path / "model", tensors=tensors)
+    artifact = quantize_checkpoint(tmp_path / "model", tmp_path / "artifact", preset("int8"))
+    with pytest.raises(FormatError, match="final_norm is beyond the range of fp16"):
+        export_safetensors(artifact.path, tmp_path / "out", dtype="fp16")
+    assert not (tmp_path / "out").exists()
