@@ -142,6 +142,15 @@ def test_text_streams_and_stop_text_is_withheld(letters: Path) -> None:
     assert (cut.text, cut.finish_reason) == (free.text[:6], "length"), "what was held back is let go"
 
 
+def test_blank_between_prompt_and_answer_belongs_to_the_answer(tmp_path: Path) -> None:
+    words = {f"\N{LOWER ONE EIGHTH BLOCK}w{index}": index for index in range(VOCAB)}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="w0"))
+    tokenizer.decoder = tokenizers.decoders.Metaspace()  # drops the blank before a text's first word
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    completion = fake_engine(path=tmp_path).generate([1] * 20, Sampling(max_tokens=3))
+    assert completion.text == "".join(f" w{token}" for token in completion.tokens)
+
+
 def test_end_token_is_not_text(letters: Path) -> None:
     free = fake_engine(path=letters).generate("AB", Sampling(max_tokens=12))
     engine = fake_engine(path=letters, eos_ids=(free.tokens[5],))

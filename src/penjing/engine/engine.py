@@ -14,13 +14,13 @@ from penjing.artifact import Artifact
 from penjing.engine import sequence as state
 from penjing.engine.limits import check_fits, check_limits, check_tier, check_tokens
 from penjing.engine.memory import default_num_pages
-from penjing.engine.outputs import Completion, EngineStats, Event, FinishReason
-from penjing.engine.pages import PagePool, pages_for, root_hash
+from penjing.engine.outputs import Completion, EngineStats, Event, FinishReason, completion_of
+from penjing.engine.pages import PagePool, root_hash
 from penjing.engine.runner import CpuRunner
 from penjing.engine.sampling import Sampling, choose, log_probabilities
-from penjing.engine.scheduler import Plan, Scheduler, Share
+from penjing.engine.scheduler import Plan, Scheduler
 from penjing.engine.scoring import NON_FINITE, Scorer
-from penjing.engine.step import Runner, StepSequence
+from penjing.engine.step import Runner
 from penjing.engine.stopping import AnswerText
 from penjing.errors import EngineError, NonFiniteLogitsError, SpecError
 from penjing.spec import Tier
@@ -38,7 +38,8 @@ class Engine:
     tier: the default precision (None: the artifact's best). num_pages: KV pages of 32 tokens (None: a quarter
     of the available memory at most). max_step_tokens: most tokens in one step, at least max_sequences, which
     is how many sequences run at a time. max_queue: most sequences that may wait. runner: where to compute,
-    if not on this CPU; `threads` and `isa` are for this CPU.
+    if not on this CPU; `threads` and `isa` are for this CPU. Raises SpecError for settings that cannot work,
+    a subclass of ArtifactError, and CapacityError if the pages cannot be allocated.
     """
 
     def __init__(
@@ -125,7 +126,7 @@ class Engine:
         if plan.copies:
             self._runner.copy_pages(plan.copies)
         self._num_steps += 1
-        return self._runner.step([step_sequence(share) for share in plan.shares])
+        return self._runner.step([share.as_step() for share in plan.shares])
 
     def _postprocess(self, plan: Plan, logits: NDArray[np.float32]) -> list[Event]:
         events: list[Event] = []
@@ -184,17 +185,7 @@ class Engine:
         Raises as `submit` and `stream` do.
         """
         tokens = self._encode(prompt)
-        events = list(self.stream(tokens, sampling))
-        reason = events[-1].finish_reason
-        assert reason is not None, "a stream ended without a reason"
-        return Completion(
-            prompt_tokens=len(tokens),
-            tokens=tuple(event.token for event in events if event.token is not None),
-            text="".join(event.text for event in events),
-            finish_reason=reason,
-            logprobs=tuple(event.logprob for event in events if event.logprob is not None),
-            top_logprobs=tuple(event.top_logprobs for event in events if event.logprob is not None),
-        )
+        return completion_of(len(tokens), list(self.stream(tokens, sampling)))
 
     def stream(self, prompt: str | Sequence[int], sampling: Sampling = Sampling()) -> Iterator[Event]:  # noqa: B008
         """The events of one prompt, as they come. Closing the iterator cancels the sequence.
@@ -297,17 +288,3 @@ class Engine:
         stream = self.tokenizer.streamer()
         stream.context = list(tokens[-CONTEXT_TOKENS:])
         return stream
-
-
-def step_sequence(share: Share) -> StepSequence:
-    """A share as the runner takes it; logits are wanted once the last known token is run."""
-    sequence, first = share.sequence, share.sequence.num_cached_tokens
-    stop = first + share.num_tokens
-    wanted = [share.num_tokens - 1] if stop == len(sequence.tokens) else []
-    return StepSequence(
-        tokens=np.asarray(sequence.tokens[first:stop], np.int32),
-        first_position=first,
-        pages=np.asarray(sequence.pages[: pages_for(stop)], np.int32),
-        wanted=np.asarray(wanted, np.int32),
-        tier=sequence.tier,
-    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -41,6 +42,20 @@ class Completion:
     finish_reason: FinishReason
     logprobs: tuple[float, ...] = ()
     top_logprobs: tuple[tuple[tuple[int, float], ...], ...] = ()
+
+
+def completion_of(num_prompt_tokens: int, events: Sequence[Event]) -> Completion:
+    """All events of one sequence, put together."""
+    reason = events[-1].finish_reason
+    assert reason is not None, "a sequence ended without a reason"
+    return Completion(
+        prompt_tokens=num_prompt_tokens,
+        tokens=tuple(event.token for event in events if event.token is not None),
+        text="".join(event.text for event in events),
+        finish_reason=reason,
+        logprobs=tuple(event.logprob for event in events if event.logprob is not None),
+        top_logprobs=tuple(event.top_logprobs for event in events if event.logprob is not None),
+    )
 
 
 @dataclass(frozen=True)

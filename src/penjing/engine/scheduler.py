@@ -14,9 +14,11 @@ from bisect import insort
 from collections import deque
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from penjing.engine.pages import PagePool, pages_for
 from penjing.engine.sequence import Sequence
-from penjing.engine.step import PAGE_TOKENS
+from penjing.engine.step import PAGE_TOKENS, StepSequence
 from penjing.errors import CapacityError
 
 
@@ -26,6 +28,19 @@ class Share:
 
     sequence: Sequence
     num_tokens: int
+
+    def as_step(self) -> StepSequence:
+        """As the runner takes it; logits are wanted once the last known token is run."""
+        tokens, first = self.sequence.tokens, self.sequence.num_cached_tokens
+        stop = first + self.num_tokens
+        wanted = [self.num_tokens - 1] if stop == len(tokens) else []
+        return StepSequence(
+            tokens=np.asarray(tokens[first:stop], np.int32),
+            first_position=first,
+            pages=np.asarray(self.sequence.pages[: pages_for(stop)], np.int32),
+            wanted=np.asarray(wanted, np.int32),
+            tier=self.sequence.tier,
+        )
 
 
 @dataclass
