@@ -142,9 +142,14 @@ def test_copied_pages_are_the_same() -> None:
 
 
 def test_allocation_that_cannot_be() -> None:
-    runner = loaded_runner()
+    """2^31 pages of 320 KiB: more than an address space, so that no system lends them."""
+    config = small_config(kv=("fp32", "fp32"))
+    block = config.blocks[0].model_copy(update={"num_heads": 64, "num_kv_heads": 64})
+    runner = CpuRunner(RandomWeights(config.model_copy(update={"blocks": (block,)})))
+    runner.allocate(NUM_PAGES)
     with pytest.raises(ValueError, match="got -1"):
         runner.allocate(-1)
+    assert runner.num_pages == NUM_PAGES
     with pytest.raises(CapacityError, match="ask for fewer"):
         runner.allocate(2**31 - 1)
     assert runner.num_pages == 0
