@@ -79,7 +79,7 @@ def test_the_wings_never_meet() -> None:
 
 
 def test_own_imports_stand_at_the_top() -> None:
-    """An import hidden in a function dodges the rule above; only the command line, for its speed, may do it."""
+    """An import hidden in a function dodges the rule above; only the command line may, for its speed."""
     wrong = []
     for room, path in rooms():
         if room == "cli":

@@ -1,6 +1,6 @@
 """What is asked for: recipes (how to compress) and budgets (what must hold), as small frozen values.
 
-Both read YAML and JSON alike and refuse unknown keys, so that a misspelt option is an error and not a default.
+Both read YAML and JSON alike and refuse unknown keys: a misspelt option is an error and not a default.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from penjing.errors import (
     OutputExistsError,
     OutputNotWritableError,
     TensorShapeError,
+    TokenizerError,
 )
 from penjing.formats import encode
 from penjing.spec import WeightFormat
@@ -191,6 +192,12 @@ def test_disk_that_fills_up_while_writing(tmp_path: Path) -> None:
     assert names(tmp_path) == []
 
 
+def test_file_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(TokenizerError, match=r"tokenizer\.json: cannot be read"):
+        write_artifact(tmp_path / "tray", files=(tmp_path / "tokenizer.json",))
+    assert names(tmp_path) == []
+
+
 def test_wrong_tensors(tmp_path: Path) -> None:
     encoded = encode(embedding(), KEEP, "range", "embedding")
     with ArtifactWriter(tmp_path / "tray", CONFIG) as writer:
@@ -218,14 +225,15 @@ def test_stale_partials_are_cleaned_and_live_ones_kept(tmp_path: Path) -> None:
     (stale / "tensors.bin").touch()
     other = tmp_path / ".other.partial-1"
     other.mkdir()
+    expected = sorted([".other.partial-1", ".tray.partial-2", f".tray.partial-{os.getpid()}"])
     with ArtifactWriter(tmp_path / "tray", CONFIG):
-        assert names(tmp_path) == [".other.partial-1", ".tray.partial-2", f".tray.partial-{os.getpid()}"]
+        assert names(tmp_path) == expected
         with (
             pytest.raises(OutputNotWritableError, match="being written"),
             ArtifactWriter(tmp_path / "tray", CONFIG),
         ):
             pass
-        assert names(tmp_path) == [".other.partial-1", ".tray.partial-2", f".tray.partial-{os.getpid()}"]
+        assert names(tmp_path) == expected
 
 
 def test_two_processes_may_race_for_one_name(tmp_path: Path) -> None:

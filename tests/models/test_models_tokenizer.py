@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import tokenizers
 
 from penjing.errors import MissingExtraError, TokenizerError
 from penjing.models import needs_conversion, text_files
@@ -62,6 +63,30 @@ def test_sentencepiece_is_converted(tmp_path: Path, sentencepiece_model: Path) -
         assert ids == reference.encode(text)
         assert tokenizer.decode(ids) == text
     assert tokenizer.encode("a", add_special=True)[0] == tokenizer.bos_id == reference.bos_id()
+
+
+def test_vocabulary_and_merges_are_converted(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    source, converted = tmp_path / "source", tmp_path / "converted"
+    source.mkdir()
+    converted.mkdir()
+    reference = tokenizers.ByteLevelBPETokenizer()
+    reference.train_from_iterator(
+        SENTENCES, vocab_size=300, special_tokens=["<|endoftext|>"], show_progress=False
+    )
+    reference.save_model(str(source))
+    (source / "config.json").write_text('{"model_type": "qwen2"}')
+    (source / "tokenizer_config.json").write_text(
+        '{"tokenizer_class": "Qwen2Tokenizer", "eos_token": "<|endoftext|>"}'
+    )
+    for path in text_files(source, converted):
+        if path.parent != converted:
+            shutil.copy(path, converted)
+    tokenizer = Tokenizer.load(converted)
+    text = "the quick 盆景 fox"
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+    assert tokenizer.encode("the fox") == reference.encode("the fox").ids
+    assert tokenizer.eos_ids == (reference.token_to_id("<|endoftext|>"),)
 
 
 def test_conversion_without_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

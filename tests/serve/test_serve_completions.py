@@ -197,3 +197,25 @@ def test_tiers_are_models(client: OpenAI) -> None:
         assert answer.model == name
     with pytest.raises(openai.NotFoundError, match="bonsai:fast"):
         client.completions.create(model="bonsai:fast", prompt=PROMPT)
+
+
+def test_usage_tells_what_was_cached(client: OpenAI) -> None:
+    def cached(num_answers: int, stream: bool) -> int:
+        prompt = [17] * 100
+        if stream:
+            *_, last = client.completions.create(
+                model="tray",
+                prompt=prompt,
+                n=num_answers,
+                stream=True,
+                stream_options={"include_usage": True},
+            )
+        else:
+            last = client.completions.create(model="tray", prompt=prompt, n=num_answers)
+        assert last.usage is not None
+        assert last.usage.prompt_tokens_details is not None
+        return last.usage.prompt_tokens_details.cached_tokens or 0
+
+    assert cached(1, stream=False) == 0
+    assert cached(1, stream=False) == 96
+    assert cached(3, stream=True) == 96

@@ -11,6 +11,7 @@ import typer
 from penjing.cli import resolve
 from penjing.cli.options import Json, MaxTokens, Model, Seed, Temperature, Threads, Tier
 from penjing.cli.show import print_json
+from penjing.errors import SpecError
 
 
 def generate(
@@ -105,8 +106,13 @@ def serve(
     """Serve models over an OpenAI-compatible REST API, until SIGTERM or Ctrl-C."""
     from penjing.serve import serve_models
 
+    names = [Path(model).name for model in models]
+    if len(set(names)) < len(names):
+        raise SpecError(
+            "two models have one name, and requests call them by it: rename one of the directories"
+        )
     serve_models(
-        lambda: {model.rstrip("/").split("/")[-1]: resolve.runnable(model) for model in models},
+        lambda: {name: resolve.runnable(model) for name, model in zip(names, models, strict=True)},
         host=host,
         port=port,
         api_key_file=api_key_file,

@@ -150,7 +150,8 @@ class Engine:
         reason = self._finish_reason(sequence, is_end)
         if reason:
             text += self._finish(sequence, reason).text
-        event = Event(sequence.sequence_id, token, text, finish_reason=reason)
+        hits = (sequence.num_prefix_hit_tokens or 0) if sequence.num_generated_tokens == 1 else 0
+        event = Event(sequence.sequence_id, token, text, prefix_hit_tokens=hits, finish_reason=reason)
         num_alternatives = sequence.sampling.logprobs
         if num_alternatives is None:
             return event

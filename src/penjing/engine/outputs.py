@@ -19,6 +19,8 @@ class Event:
     logprob: natural log of the token's probability in the model's raw distribution (before any sampling
         option); None unless `Sampling.logprobs` was set.
     top_logprobs: (token, logprob) of the likeliest alternatives, most likely first.
+    prefix_hit_tokens: of the prompt, found in the prefix cache when the sequence was first admitted; counted
+        in the event of its first token, by the first of several answers, and 0 in all others.
     finish_reason: None while the sequence goes on; "stop" (end-of-sequence token or stop text), "length"
         (max_tokens, or the end of the context), "cancelled", or "error" (the model produced NaN or Inf for
         this sequence; the others go on). An event with a reason is the sequence's last.
@@ -29,6 +31,7 @@ class Event:
     text: str = ""
     logprob: float | None = None
     top_logprobs: tuple[tuple[int, float], ...] = ()
+    prefix_hit_tokens: int = 0
     finish_reason: FinishReason | None = None
 
 

@@ -174,6 +174,8 @@ class Scheduler:
         sequence.num_cached_tokens = len(hits) * PAGE_TOKENS
         sequence.num_published_pages = len(hits)
         self.num_prefix_hit_tokens += sequence.num_cached_tokens
+        if sequence.num_prefix_hit_tokens is None:
+            sequence.num_prefix_hit_tokens = sequence.num_cached_tokens
         return True
 
     def _share_prefix(self, sequence: Sequence) -> list[int]:

@@ -17,6 +17,7 @@ class Sequence:
 
     sequence_id: ascending in order of arrival, so it decides who is served first and preempted last.
     tokens: prompt and answer so far. num_cached_tokens: those at the front whose KV is in `pages`.
+    num_prefix_hit_tokens: prompt tokens found in the prefix cache at the first admission; None before it.
     root: parent hash of the first page. page_hashes: the chain over full pages, as far as it was needed.
     followers: answers to the same prompt that wait for this one to compute it, then share its pages.
     """
@@ -31,6 +32,7 @@ class Sequence:
     pages: list[int] = field(default_factory=list)
     num_cached_tokens: int = 0
     num_published_pages: int = 0
+    num_prefix_hit_tokens: int | None = None
     page_hashes: list[bytes] = field(default_factory=list)
     followers: list[Sequence] = field(default_factory=list)
 

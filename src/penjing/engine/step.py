@@ -26,7 +26,8 @@ class StepSequence:
         that are already cached may be overwritten.
     pages: int32 [p], the ids of the pages that hold positions 0 .. p * PAGE_TOKENS - 1; they must cover the
         last position of this step.
-    wanted: int32 [w], ascending indices into `tokens` whose logits are wanted; empty for none, [n - 1] for the last.
+    wanted: int32 [w], ascending indices into `tokens` whose logits are wanted; empty for none, [n - 1] for
+        the last.
     adapter: 0 is none.
     allowed: bool [vocab_size] or None; tokens that are not allowed get -inf in the wanted rows.
     """

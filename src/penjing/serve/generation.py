@@ -28,7 +28,7 @@ class Generation:
         self, worker: EngineWorker, prompts: Sequence[Prompt], tier: Tier | None, prompt_param: str
     ) -> None:
         self.num_prompt_tokens = sum(len(prompt.tokens) for prompt in prompts)
-        self.num_completion_tokens = 0
+        self.num_completion_tokens = self.num_cached_tokens = 0
         self._num_open = sum(len(prompt.samplings) for prompt in prompts)
         self._prompt_param = prompt_param
         self._worker = worker
@@ -73,6 +73,7 @@ class Generation:
             if update.event.finish_reason == "error":
                 raise internal("the model produced NaN or Inf for this request")
             self.num_completion_tokens += update.event.token is not None
+            self.num_cached_tokens += update.event.prefix_hit_tokens
             if update.event.finish_reason is not None:
                 self._num_open -= 1
             yield update.index, update.event
@@ -84,6 +85,7 @@ class Generation:
             "prompt_tokens": self.num_prompt_tokens,
             "completion_tokens": self.num_completion_tokens,
             "total_tokens": self.num_prompt_tokens + self.num_completion_tokens,
+            "prompt_tokens_details": {"cached_tokens": self.num_cached_tokens},
         }
 
     async def _await_disconnect(self, receive: Receive) -> None:
