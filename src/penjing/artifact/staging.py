@@ -126,8 +126,10 @@ def remove_stale(target: Path) -> None:
         with suppress(OSError):  # somebody else's, or gone already
             lock = lock_directory(path)
             if lock is not None:
-                shutil.rmtree(path)
-                os.close(lock)
+                try:
+                    shutil.rmtree(path)
+                finally:
+                    os.close(lock)
 
 
 def recover_replaced(target: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from penjing.artifact.checksum import available_threads, sha256_of, sha256_of_file
+from penjing.artifact.checksum import available_threads, sha256_of
 from penjing.artifact.config import ModelConfig, expected_tensors
 from penjing.artifact.layout import (
     CERTIFICATE_FILE,
@@ -28,7 +27,13 @@ from penjing.artifact.layout import (
 )
 from penjing.artifact.manifest import FileEntry, Manifest, Part, Provenance, TensorEntry
 from penjing.artifact.staging import StagingDirectory, output_errors, sync
-from penjing.errors import FormatError, MissingTensorError, NonFiniteWeightError, TensorShapeError
+from penjing.errors import (
+    FormatError,
+    MissingTensorError,
+    NonFiniteWeightError,
+    TensorShapeError,
+    TokenizerError,
+)
 from penjing.formats import Encoded
 from penjing.kernels import crc32c
 
@@ -132,14 +137,21 @@ class ArtifactWriter:
         self.tensors[name] = TensorEntry(format="fp32", group_size=0, shape=shape, parts=records)
 
     def add_file(self, source: str | Path) -> None:
-        """Copy a file, a tokenizer for example, under its own name."""
+        """Copy a small file, a tokenizer say, under its own name. Raises TokenizerError if unreadable."""
         source = Path(source)
         assert source.name not in OWN_FILES
+        try:
+            content = source.read_bytes()
+        except OSError as error:
+            raise TokenizerError(
+                f"{source}: cannot be read ({error.strerror}); check its permissions"
+            ) from None
         target = self.staging.path / source.name
         with output_errors(self.path):
-            shutil.copyfile(source, target)
+            target.write_bytes(content)
             sync(target)
-            self.files[source.name] = FileEntry(sha256=sha256_of_file(target), nbytes=target.stat().st_size)
+        digest = hashlib.sha256(content).hexdigest()
+        self.files[source.name] = FileEntry(sha256=digest, nbytes=len(content))
 
     def finish(self, provenance: Provenance) -> Manifest:
         """Write the manifest, flush everything to disk and rename to the target.
