@@ -93,6 +93,7 @@ def model_card(
     num_parameters: int,
     trained_tokens: int,
     step_tokens: int,
+    decayed: str,
     curves: dict[str, Curve],
     heldout_line: str,
     samples: list[tuple[str, str]],
@@ -110,9 +111,9 @@ pipeline_tag: text-generation
 ---
 # Seedling
 
-A Llama of {num_parameters / 1e6:.1f} million parameters that writes Python, small enough to ship
-inside the package. It exists so that every command of Penjing can be tried, tested and measured
-without a download. It has the shape of Python, not the sense: do not expect correct programs.
+A Llama of {num_parameters / 1e6:.1f} million parameters that writes Python, small enough to ship inside
+the package. It exists so that every command of Penjing can be tried, tested and measured without a
+download. It has the shape of Python, not the sense: do not expect correct programs.
 
 6 blocks, hidden size 256, 8 heads over 4 key-value heads of size 32, feed-forward 768, byte-level
 BPE vocabulary of 2,048 with a tied head, RoPE base 10,000, trained on contexts of 512 tokens;
@@ -124,12 +125,14 @@ sha256 of model.safetensors: `{digest}`
 
 ## Training
 
-{trained_tokens / 1e6:.1f} million tokens, {step_tokens:,} a step, once through the corpus in
-shuffled blocks: Muon for the hidden matrices, AdamW for embedding and norms, a trapezoid schedule
-that falls to zero at the end, two CPU cores. `scripts/seedling_corpus.py`,
-`scripts/train_seedling.py` and `scripts/seedling_publish.py` reproduce it.
+{trained_tokens / 1e6:.1f} million tokens, {step_tokens:,} a step, each text seen at most once: Muon for
+the hidden matrices, AdamW for embedding and norms, a trapezoid schedule ({decayed} of its final
+descent to zero done), two CPU cores. `scripts/seedling_corpus.py`, `scripts/train_seedling.py` and
+`scripts/seedling_publish.py` reproduce it.
 
-Held-out loss of these weights with fp32 activations: **{heldout_line}**.
+Held-out loss of these weights with fp32 activations:
+
+**{heldout_line}**
 
 {curve_table(curves, step_tokens)}
 

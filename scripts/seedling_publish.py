@@ -30,7 +30,7 @@ from seedling_model import (
     VOCABULARY,
 )
 from tokenizers import Tokenizer
-from train_seedling import CONTEXT, SEPARATOR, STEP_TOKENS
+from train_seedling import CONTEXT, PLAN_NAME, SEPARATOR, STEP_TOKENS
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 from penjing.data.packing import open_packed
@@ -159,12 +159,16 @@ def main() -> None:
 
     state = options.run / STATE_NAME
     progress = torch.load(state, map_location="cpu", weights_only=True)["progress"]
+    plan = json.loads((options.run / PLAN_NAME).read_text())
+    decayed_steps = progress["step"] - (plan["num_steps"] - plan["decay_steps"])
     model = build_model(state)
     write_checkpoint(model, options.corpus, options.output)
+    weights_file = options.output / "model.safetensors"
+    weights_file.chmod(0o644)
     served = model.float()  # bf16 weights, fp32 activations
     measurement = measure(served, options.corpus)
     tokenizer = Tokenizer.from_file(str(options.output / "tokenizer.json"))
-    digest = hashlib.sha256((options.output / "model.safetensors").read_bytes()).hexdigest()
+    digest = hashlib.sha256(weights_file.read_bytes()).hexdigest()
     curves = {name: progress[f"{name}_curve"] for name in ("train", "heldout")}
     (options.output / "loss.svg").write_text(loss_svg(curves, STEP_TOKENS))
     card = model_card(
@@ -172,6 +176,7 @@ def main() -> None:
         num_parameters=sum(p.numel() for p in served.parameters()),
         trained_tokens=progress["step"] * STEP_TOKENS,
         step_tokens=STEP_TOKENS,
+        decayed=f"{max(0, decayed_steps)} of {plan['decay_steps']} steps",
         curves=curves,
         heldout_line=(
             f"{measurement.loss:.4f} nats a token, {measurement.bits_per_byte:.4f} bits a byte, over "

@@ -45,6 +45,7 @@ MICRO_BATCH_BLOCKS = 4  # 2,048 tokens: activations stay in a 32 MB cache
 MICRO_BATCHES = 8
 STEP_TOKENS = CONTEXT * MICRO_BATCH_BLOCKS * MICRO_BATCHES
 SEED = 20
+PLAN_NAME = "plan.json"
 
 
 def read_texts(path: Path) -> Iterator[str]:
@@ -188,27 +189,37 @@ def log_line(line: StepReport, num_steps: int) -> str:
     )
 
 
-def job_from(options: argparse.Namespace, directory: Path, num_steps: int, decay_steps: int) -> Job:
+def job_from(options: argparse.Namespace, directory: Path, plan: dict[str, int]) -> Job:
     meeting_file = directory.absolute() / f"ranks.{os.getpid()}.{time.time_ns()}"
     return Job(
-        options.corpus, directory, num_steps, decay_steps, options.ranks, meeting_file, options.compile
+        options.corpus,
+        directory,
+        **plan,
+        num_ranks=options.ranks,
+        meeting_file=meeting_file,
+        compile=options.compile,
     )
 
 
 def run_train(options: argparse.Namespace) -> None:
-    start(job_from(options, options.run, options.steps, options.steps // 4))
+    """Start or continue a run; its plan is what this command says now."""
+    options.run.mkdir(parents=True, exist_ok=True)
+    plan = {"num_steps": options.steps, "decay_steps": options.steps // 4}
+    (options.run / PLAN_NAME).write_text(json.dumps(plan) + "\n")
+    start(job_from(options, options.run, plan))
 
 
 def run_anneal(options: argparse.Namespace) -> None:
-    """Branch once, then continue the branch: its plan is kept beside its state."""
-    state, plan_path = options.branch / STATE_NAME, options.branch / "plan.json"
+    """Branch once, then continue the branch by the plan it was started with."""
+    plan_path = options.branch / PLAN_NAME
     if not plan_path.exists():
         options.branch.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(options.run / STATE_NAME, state)
-        step = torch.load(state, weights_only=True)["progress"]["step"]
-        plan_path.write_text(json.dumps({"first_step": step, "num_steps": options.steps}) + "\n")
-    plan = json.loads(plan_path.read_text())
-    start(job_from(options, options.branch, plan["first_step"] + plan["num_steps"], plan["num_steps"]))
+        shutil.copyfile(options.run / STATE_NAME, options.branch / STATE_NAME)
+        step = torch.load(options.branch / STATE_NAME, weights_only=True)["progress"]["step"]
+        plan_path.write_text(
+            json.dumps({"num_steps": step + options.steps, "decay_steps": options.steps}) + "\n"
+        )
+    start(job_from(options, options.branch, json.loads(plan_path.read_text())))
 
 
 def main() -> None:
