@@ -10,6 +10,7 @@ import numpy as np
 
 from penjing.data.documents import read_documents
 from penjing.data.splits import DEFAULT_SHARES, split_of
+from penjing.errors import SpecError
 from penjing.measure.stats import MIN_UNITS
 from penjing.spec import Spec
 from penjing.text import Tokenizer
@@ -34,8 +35,10 @@ def read_tokens(data: Path, tokenizer: Tokenizer, limit: int | None) -> list[Tok
     """Up to `limit` tokens of the documents under `data`, in order.
 
     Only the beginning of a long document is taken, so that many have a say, unless that leaves the limit
-    unreached. Raises DataError for what cannot be read, EmptyDataError if there is no text.
+    unreached. Raises DataError for what cannot be read, EmptyDataError if there is no text, SpecError for a
+    limit below 1.
     """
+    check_limit(limit)
     spread = Part(limit, tokenizer)
     for document in read_documents(data):
         if spread.is_full:
@@ -61,8 +64,9 @@ def read_parts(
 
     By the hash of a document's text: equal texts fall together, and what is a claim's text today is nobody's
     calibration text tomorrow. Where that leaves a part with too few documents to bound a loss by, the first
-    `limit` tokens are cut once, in the middle.
+    `limit` tokens are cut once, in the middle. Raises as `read_tokens` does.
     """
+    check_limit(limit)
     half = None if limit is None else limit // 2
     choose, claim = Part(half, tokenizer), Part(half, tokenizer)
     for document in read_documents(data):
@@ -73,6 +77,12 @@ def read_parts(
     if min(len(choose.documents), len(claim.documents)) >= MIN_UNITS:
         return choose.documents, claim.documents
     return cut_in_half(read_in_order(data, tokenizer, limit))
+
+
+def check_limit(limit: int | None) -> None:
+    """Raises SpecError for a limit that leaves no token."""
+    if limit is not None and limit < 1:
+        raise SpecError(f"tokens is {limit}: it must be at least 1")
 
 
 class Part:

@@ -15,8 +15,8 @@ from penjing.engine import Engine
 from penjing.errors import EmptyDataError, SpecError, TokenizerError
 from penjing.measure.machine import cpu_model, usable_cores
 from penjing.measure.quality import TokenQuality, concatenate, perplexity, summarize
-from penjing.measure.stats import upper_bound
-from penjing.optimize.compare import compare_engines, count_scored, score_engine
+from penjing.measure.stats import choose_units, upper_bound
+from penjing.optimize.compare import Windows, compare_engines, count_scored, score_engine
 from penjing.optimize.documents import (
     Tokens,
     cut_windows,
@@ -80,8 +80,6 @@ def evaluate(
     SpecError for a setting out of range.
     """
     settings = Settings(window, tier, threads, seed, confidence, speed)
-    if tokens is not None and tokens < 1:
-        raise SpecError(f"tokens is {tokens}: it must be at least 1")
     engine = open_engine(candidate, settings, tier)
     reference = None if against is None else open_engine(runnable(against, progress), settings, None)
     documents = read_tokens(data, engine.tokenizer, tokens)
@@ -101,10 +99,8 @@ def evaluate_documents(
     """Evaluate on tokenized documents; `name` is the text's, `stage` labels the progress."""
     if reference is not None:
         check_same_tokenizer(candidate.artifact, reference.artifact)
-    length = window_length(candidate.config.max_positions, settings.window)
-    windows = [cut_windows(document, length, candidate.tokenizer.bos_id) for document in documents]
-    if count_scored(windows) == 0:
-        raise EmptyDataError(f"{name}: its tokens leave nothing to score; give more text")
+    windows = windows_of(documents, candidate, settings)
+    check_enough(windows, name, bounded=reference is not None)
     speeds = measure_speeds(candidate, reference, documents, settings, progress) if settings.speed else {}
     tier = settings.tier or candidate.artifact.tiers[-1]
 
@@ -126,7 +122,7 @@ def evaluate_documents(
         comparison=comparison,
         text=record_text(name, documents),
         tokens=len(own_nll),
-        window_tokens=length,
+        window_tokens=window_length(candidate.config.max_positions, settings.window),
         seed=settings.seed,
         host=host(settings),
     )
@@ -154,6 +150,24 @@ def check_same_tokenizer(candidate: Artifact, reference: Artifact) -> None:
             f"{candidate.path} and {reference.path} have different tokenizers; "
             "compare an artifact with the checkpoint it was made from"
         )
+
+
+def windows_of(documents: list[Tokens], engine: Engine, settings: Settings) -> list[list[Tokens]]:
+    """What is scored of each document, in the engine's context."""
+    length = window_length(engine.config.max_positions, settings.window)
+    return [cut_windows(document, length, engine.tokenizer.bos_id) for document in documents]
+
+
+def check_enough(windows: Windows, name: str, *, bounded: bool) -> None:
+    """Refuse too little text before anything is run. Raises EmptyDataError.
+
+    bounded: whether a loss is to be bounded, which needs independent units; a perplexity needs one token.
+    """
+    scored = [count_scored([document]) for document in windows]
+    if sum(scored) == 0:
+        raise EmptyDataError(f"{name}: its tokens leave nothing to score; give more text")
+    if bounded:
+        choose_units([np.zeros(count) for count in scored])
 
 
 def measure_speeds(

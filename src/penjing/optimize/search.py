@@ -20,7 +20,7 @@ from penjing.models import Checkpoint
 from penjing.optimize.candidates import Candidate, candidates
 from penjing.optimize.certificate import issue_certificate
 from penjing.optimize.documents import read_parts
-from penjing.optimize.evaluate import DEFAULT_TOKENS, Settings, open_engine
+from penjing.optimize.evaluate import DEFAULT_TOKENS, Settings, check_enough, open_engine, windows_of
 from penjing.optimize.evaluation import Evaluation
 from penjing.optimize.progress import Progress, silent
 from penjing.optimize.reference import reference_artifact
@@ -103,6 +103,8 @@ def begin(
     checkpoint = Checkpoint.open(model)
     reference = open_engine(reference_artifact(model, progress=progress), settings, None)
     tune, report = read_parts(data, reference.tokenizer, tokens, settings.seed)
+    for part in (tune, report):
+        check_enough(windows_of(part, reference, settings), data.name, bounded=True)
     return Trials(
         model, checkpoint, reference, budget, settings, workspace, data.name, tune, report, progress
     )
