@@ -33,6 +33,7 @@
     ├── EngineError                   the engine cannot go on
     │   ├── CapacityError                 a request that can never fit the KV pages, or a full queue
     │   └── NonFiniteLogitsError          the model produced NaN or Inf
+    ├── DivergedError                 training produced a loss of NaN or Inf
     ├── CertificateError              a certificate does not belong to the artifact, or fails again
     └── InfeasibleBudgetError         no candidate meets the budget           (exit code 3)
 
@@ -177,6 +178,10 @@ class CapacityError(EngineError):
 
 class NonFiniteLogitsError(EngineError):
     """The model produced NaN or Inf."""
+
+
+class DivergedError(PenjingError):
+    """Training produced a loss of NaN or Inf."""
 
 
 class CertificateError(PenjingError):

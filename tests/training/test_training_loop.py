@@ -12,7 +12,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="training needs torch")
 
-from penjing.errors import CorruptCheckpointError, SpecError  # noqa: E402
+from penjing.errors import CorruptCheckpointError, DivergedError, SpecError  # noqa: E402
 from penjing.training.loop import EarlyStopping, StepReport, Task, TrainingConfig, train  # noqa: E402
 from penjing.training.optimizers import SGD, AdamW, Lion, Muon, OptimizerConfig  # noqa: E402
 from penjing.training.ranks import Ranks, joined  # noqa: E402
@@ -235,7 +235,7 @@ def test_a_loss_that_is_not_finite_stops_before_it_reaches_the_weights(tmp_path:
     task = regression_task()
     before = weights(task)
     broken = dataclasses.replace(task, objective=lambda inputs: task.objective(inputs) * math.nan)
-    with pytest.raises(FloatingPointError, match="step 0"):
+    with pytest.raises(DivergedError, match="step 0"):
         train(broken, TrainingConfig(5), tmp_path)
     assert_same_bytes(weights(task), before)
     assert not (tmp_path / "state.pt").exists()

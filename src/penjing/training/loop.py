@@ -17,7 +17,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from penjing.errors import SpecError
+from penjing.errors import DivergedError, SpecError
 from penjing.training.optimizers import AdamW, OptimizerConfig, build_optimizers
 from penjing.training.ranks import SINGLE, Ranks
 from penjing.training.schedules import Schedule
@@ -118,7 +118,7 @@ def train(
 
     With a `directory` the run continues from the state it finds there and rank 0 saves its own. Raises
     SpecError for settings that do not fit together or with the saved state, CorruptCheckpointError for a
-    foreign state, and FloatingPointError when the loss is not finite (the saved state is then still the
+    foreign state, and DivergedError when the loss is not finite (the saved state is then still the
     last good one).
     """
     if config.evaluate_every and task.evaluate is None:
@@ -177,7 +177,7 @@ def take_step(task: Task[Batch], config: TrainingConfig, run: Run, ranks: Ranks)
         total += loss.item()
     mean = ranks.sum(total) / config.micro_batches
     if not math.isfinite(mean):
-        raise FloatingPointError(f"the loss at step {step} is {mean}: lower the learning rate")
+        raise DivergedError(f"the loss at step {step} is {mean}: lower the learning rate")
     ranks.sum_gradients(task.model)
     if config.max_gradient_norm is not None:
         nn.utils.clip_grad_norm_(task.model.parameters(), config.max_gradient_norm)
