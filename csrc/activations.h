@@ -56,9 +56,7 @@ class Activations {
   float* row(int64_t token) { return values_.data() + token * columns_; }
   const float* row(int64_t token) const { return values_.data() + token * columns_; }
   int64_t columns() const { return columns_; }
-  bool has_quantized() const {
-    return quantized_[0].wanted || quantized_[1].wanted || quantized_[2].wanted;
-  }
+  bool has_quantized() const { return quantized_[0].wanted || quantized_[1].wanted || quantized_[2].wanted; }
 
   // Quantize rows [first, last), once per distinct group size; nothing to do for float matrices.
   void quantize(const Kernels& kernels, int64_t first, int64_t last) {

@@ -15,7 +15,8 @@ PENJING_INLINE T* page_elements(const KvPlane& plane, int64_t page, int64_t kv_h
   return reinterpret_cast<T*>(plane.base + page * plane.page_stride) + kv_head * kPageTokens * plane.head_dim;
 }
 PENJING_INLINE float* page_scales(const KvPlane& plane, int64_t page, int64_t kv_head) {
-  uint8_t* after_codes = plane.base + page * plane.page_stride + plane.kv_heads * kPageTokens * plane.head_dim;
+  uint8_t* after_codes =
+      plane.base + page * plane.page_stride + plane.kv_heads * kPageTokens * plane.head_dim;
   return reinterpret_cast<float*>(after_codes) + kv_head * kPageTokens;
 }
 
@@ -95,8 +96,8 @@ PENJING_INLINE void score_page(const T* keys, int64_t head_dim, const float* que
   }
 }
 
-// sums[q][i ..] += weights[q][slot] * values[slot][i ..] for slots in [from, to), ascending; kVectors x 16 lanes
-// of which `left` exist (all of them, if kVectors > 1).
+// sums[q][i ..] += weights[q][slot] * values[slot][i ..] for slots in [from, to), ascending; kVectors x 16
+// lanes of which `left` exist (all of them, if kVectors > 1).
 template <class Isa, int kQueries, int kVectors, class T>
 PENJING_INLINE void weigh_lanes(const T* values, int64_t head_dim, int64_t from, int64_t to, int64_t left,
                                 const float* weights, float* sums) {

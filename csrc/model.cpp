@@ -33,18 +33,15 @@ int64_t plane_bytes(Format format, int64_t kv_heads, int64_t head_dim) {
 
 void check_matrix(const Matrix& matrix, int64_t rows, int64_t columns, const char* name) {
   if (matrix.rows == rows && matrix.columns == columns) return;
-  refuse(std::string(name) + " is [" + count(matrix.rows) + ", " + count(matrix.columns) + "], and the model needs [" +
-         count(rows) + ", " + count(columns) + "]");
+  refuse(std::string(name) + " is [" + count(matrix.rows) + ", " + count(matrix.columns) +
+         "], and the model needs [" + count(rows) + ", " + count(columns) + "]");
 }
 
 }  // namespace
 
-Model::Model(const Kernels& kernels, int threads, ModelShape shape, const Ends& ends, std::vector<Block> blocks)
-    : kernels_(kernels),
-      shape_(std::move(shape)),
-      ends_(ends),
-      blocks_(std::move(blocks)),
-      pool_(threads) {
+Model::Model(const Kernels& kernels, int threads, ModelShape shape, const Ends& ends,
+             std::vector<Block> blocks)
+    : kernels_(kernels), shape_(std::move(shape)), ends_(ends), blocks_(std::move(blocks)), pool_(threads) {
   check_shapes();
   place_planes();
 }
@@ -60,7 +57,8 @@ void Model::check_shapes() const {
   check_matrix(ends_.head, shape_.vocab_size, hidden, "head");
   for (const Block& block : blocks_) {
     if (block.num_heads < 1 || block.num_kv_heads < 1 || block.num_heads % block.num_kv_heads)
-      refuse(count(block.num_heads) + " heads cannot share " + count(block.num_kv_heads) + " key-value heads");
+      refuse(count(block.num_heads) + " heads cannot share " + count(block.num_kv_heads) +
+             " key-value heads");
     const int64_t query = block.num_heads * head_dim, key = block.num_kv_heads * head_dim;
     check_matrix(block.query.matrix, query, hidden, "query");
     check_matrix(block.key.matrix, key, hidden, "key");
@@ -140,7 +138,8 @@ void Model::check_sequences(const std::vector<StepSequence>& sequences) const {
                         count(end) + " positions");
     for (int64_t i = 0; i < sequence.num_pages; ++i)
       if (sequence.pages[i] < 0 || sequence.pages[i] >= num_pages_)
-        refuse(index, "page " + count(sequence.pages[i]) + " is not one of the " + count(num_pages_) + " allocated");
+        refuse(index,
+               "page " + count(sequence.pages[i]) + " is not one of the " + count(num_pages_) + " allocated");
   }
 }
 
@@ -162,7 +161,8 @@ void Model::check_pages(const std::vector<StepSequence>& sequences) {
       if (page_user_[page] == static_cast<int32_t>(index))
         refuse(index, "page " + count(page) + " holds two stretches of its positions");
       if (writer >= 0 && writer != static_cast<int32_t>(index))
-        refuse(index, "page " + count(page) + " is written by sequence " + count(writer) + " in the same step");
+        refuse(index,
+               "page " + count(page) + " is written by sequence " + count(writer) + " in the same step");
       page_user_[page] = static_cast<int32_t>(index);
     }
   }

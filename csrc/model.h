@@ -1,8 +1,8 @@
 // A decoder and its KV memory; `step` runs all blocks over a batch of sequences.
 //
 // A sequence's logits are a bitwise function of its tokens, the weights, its tier, the KV formats and the
-// instruction set. Each value below is computed by one task, from whole rows or in spans of absolute positions,
-// so that threads and batches decide only who computes it and when.
+// instruction set. Each value below is computed by one task, from whole rows or in spans of absolute
+// positions, so that threads and batches decide only who computes it and when.
 #pragma once
 #include <atomic>
 #include <cstdint>
@@ -73,9 +73,10 @@ class Model {
   void allocate(int64_t num_pages);
   void copy_page(int64_t source, int64_t target);
 
-  // Run one step. logits: [sum of num_wanted][vocab_size], in the order of sequences and wanted. A sequence with
-  // NaN or Inf in any of its final hidden states or wanted logits gets NaN throughout its rows; the others are
-  // none the worse for it. Raises std::invalid_argument, having touched nothing, for anything out of range.
+  // Run one step. logits: [sum of num_wanted][vocab_size], in the order of sequences and wanted. A sequence
+  // with NaN or Inf in any of its final hidden states or wanted logits gets NaN throughout its rows; the
+  // others are none the worse for it. Raises std::invalid_argument, having touched nothing, for anything out
+  // of range.
   void step(const std::vector<StepSequence>& sequences, float* logits);
 
  private:
@@ -113,11 +114,11 @@ class Model {
   void spread_nonfinite(float* logits) const;
 
   // out[row][column] for all rows of the segments and the columns of tiles [first, last).
-  void multiply(const Projection& projection, const Activations& input, const Segments& segments, int64_t first,
-                int64_t last, float* out) const;
+  void multiply(const Projection& projection, const Activations& input, const Segments& segments,
+                int64_t first, int64_t last, float* out) const;
 
-  // Share out [0, count) in pieces body(first, last, thread) worth the trouble of sharing. `work` estimates the
-  // multiply-adds of one; pieces are multiples of `multiple`.
+  // Share out [0, count) in pieces body(first, last, thread) worth the trouble of sharing. `work` estimates
+  // the multiply-adds of one; pieces are multiples of `multiple`.
   template <class Body>
   void share(int64_t count, int64_t work, int64_t multiple, const Body& body);
 

@@ -66,10 +66,10 @@ struct BoundBlock {
   std::vector<Floats> norms;
 
   // projections: query, key, value, output, gate, up, down.
-  BoundBlock(int64_t num_heads, int64_t num_kv_heads, int64_t intermediate_size, std::optional<int64_t> window,
-             const std::string& key_format, const std::string& value_format, Floats attention_norm,
-             Floats feed_forward_norm, OptionalFloats query_norm, OptionalFloats key_norm,
-             std::vector<BoundProjection> bound)
+  BoundBlock(int64_t num_heads, int64_t num_kv_heads, int64_t intermediate_size,
+             std::optional<int64_t> window, const std::string& key_format, const std::string& value_format,
+             Floats attention_norm, Floats feed_forward_norm, OptionalFloats query_norm,
+             OptionalFloats key_norm, std::vector<BoundProjection> bound)
       : view{}, projections(std::move(bound)), norms{attention_norm, feed_forward_norm} {
     if (projections.size() != 7) throw std::invalid_argument("a block has seven projections");
     if (query_norm.has_value() != key_norm.has_value())
@@ -146,7 +146,8 @@ struct BoundModel {
       block.check_norms(hidden_size, head_dim);
       views.push_back(block.view);
     }
-    ModelShape shape{vocab_size, hidden_size, head_dim, max_positions, norm_eps, std::move(inverse_frequencies),
+    ModelShape shape{vocab_size,    hidden_size, head_dim,
+                     max_positions, norm_eps,    std::move(inverse_frequencies),
                      rope_factor};
     const Ends ends{embedding.view, head.view, final_norm.data()};
     model = std::make_unique<Model>(kernels_named(isa), threads, std::move(shape), ends, std::move(views));
@@ -198,7 +199,8 @@ struct PlaneOfVectors {
     const int64_t tokens = vectors.shape(0), heads = vectors.shape(1), head_dim = vectors.shape(2);
     const int64_t stride = heads * kPageTokens * (head_dim + 1) * 4, num_pages = pages.size();
     for (int64_t i = 0; i < num_pages; ++i)
-      if (pages.data()[i] < 0 || pages.data()[i] >= num_pages) throw std::invalid_argument("page out of range");
+      if (pages.data()[i] < 0 || pages.data()[i] >= num_pages)
+        throw std::invalid_argument("page out of range");
     if (num_pages * kPageTokens < tokens) throw std::invalid_argument("too few pages");
     memory.assign(num_pages * stride, 0xff);  // NaN wherever nothing was written
     plane = {kv_format_named(format), transposed, memory.data(), stride, heads, head_dim};
@@ -218,8 +220,8 @@ nb::bytes written_page(Vectors vectors, const std::string& format, bool transpos
 }
 
 void attend(Vectors keys, Vectors values, const std::string& key_format, const std::string& value_format,
-            Flat<int32_t> pages, int64_t first, int64_t last, Floats query, float scale, const std::string& isa,
-            Writable<float> out) {
+            Flat<int32_t> pages, int64_t first, int64_t last, Floats query, float scale,
+            const std::string& isa, Writable<float> out) {
   const Kernels& kernels = kernels_named(isa);
   const PlaneOfVectors key_plane(kernels, keys, key_format, true, pages);
   const PlaneOfVectors value_plane(kernels, values, value_format, false, pages);
@@ -237,7 +239,8 @@ void attend(Vectors keys, Vectors values, const std::string& key_format, const s
                    out.data() + head * queries * head_dim);
 }
 
-// How often each task of a pool's loop ran; the task `failing` throws. Several loops, because a pool is reused.
+// How often each task of a pool's loop ran; the task `failing` throws. Several loops, because a pool is
+// reused.
 std::vector<int> run_tasks(int threads, int tasks, int loops, int failing) {
   nb::gil_scoped_release released;
   ThreadPool pool(threads);
@@ -265,24 +268,30 @@ void bind_model(nb::module_& module) {
   nb::class_<BoundSequence>(module, "Sequence")
       .def(nb::init<Flat<int32_t>, int64_t, Flat<int32_t>, Flat<int32_t>, const std::string&,
                     std::optional<Flat<bool>>>(),
-           "tokens"_a.noconvert(), "first_position"_a, "pages"_a.noconvert(), "wanted"_a.noconvert(), "tier"_a,
-           "allowed"_a.noconvert().none());
+           "tokens"_a.noconvert(), "first_position"_a, "pages"_a.noconvert(), "wanted"_a.noconvert(),
+           "tier"_a, "allowed"_a.noconvert().none());
   nb::class_<BoundModel>(module, "Model")
-      .def(nb::init<const std::string&, int, int64_t, int64_t, int64_t, int64_t, float, std::vector<float>, float,
-                    const BoundMatrix&, const BoundMatrix&, Floats, std::vector<BoundBlock>>(),
-           "isa"_a, "threads"_a, "vocab_size"_a, "hidden_size"_a, "head_dim"_a, "max_positions"_a, "norm_eps"_a,
-           "inverse_frequencies"_a, "rope_factor"_a, "embedding"_a, "head"_a, "final_norm"_a.noconvert(),
-           "blocks"_a)
+      .def(nb::init<const std::string&, int, int64_t, int64_t, int64_t, int64_t, float, std::vector<float>,
+                    float, const BoundMatrix&, const BoundMatrix&, Floats, std::vector<BoundBlock>>(),
+           "isa"_a, "threads"_a, "vocab_size"_a, "hidden_size"_a, "head_dim"_a, "max_positions"_a,
+           "norm_eps"_a, "inverse_frequencies"_a, "rope_factor"_a, "embedding"_a, "head"_a,
+           "final_norm"_a.noconvert(), "blocks"_a)
       .def_prop_ro("num_pages", [](const BoundModel& bound) { return bound.model->num_pages(); })
       .def_prop_ro("bytes_per_page", [](const BoundModel& bound) { return bound.model->bytes_per_page(); })
-      .def("allocate", [](BoundModel& bound, int64_t pages) {
-        nb::gil_scoped_release released;
-        bound.model->allocate(pages);
-      }, "num_pages"_a)
-      .def("copy_page", [](BoundModel& bound, int64_t source, int64_t target) {
-        nb::gil_scoped_release released;
-        bound.model->copy_page(source, target);
-      }, "source"_a, "target"_a)
+      .def(
+          "allocate",
+          [](BoundModel& bound, int64_t pages) {
+            nb::gil_scoped_release released;
+            bound.model->allocate(pages);
+          },
+          "num_pages"_a)
+      .def(
+          "copy_page",
+          [](BoundModel& bound, int64_t source, int64_t target) {
+            nb::gil_scoped_release released;
+            bound.model->copy_page(source, target);
+          },
+          "source"_a, "target"_a)
       .def("step", &BoundModel::step, "sequences"_a, "logits"_a.noconvert());
   module.def("rms_norm", &rms_norm, "x"_a.noconvert(), "weight"_a.noconvert(), "eps"_a, "isa"_a,
              "out"_a.noconvert());
@@ -290,9 +299,9 @@ void bind_model(nb::module_& module) {
   module.def("silu_multiply", &silu_multiply, "gate"_a.noconvert(), "up"_a.noconvert(), "isa"_a,
              "out"_a.noconvert());
   module.def("written_page", &written_page, "vectors"_a.noconvert(), "format"_a, "transposed"_a, "isa"_a);
-  module.def("attend", &attend, "keys"_a.noconvert(), "values"_a.noconvert(), "key_format"_a, "value_format"_a,
-             "pages"_a.noconvert(), "first"_a, "last"_a, "query"_a.noconvert(), "scale"_a, "isa"_a,
-             "out"_a.noconvert());
+  module.def("attend", &attend, "keys"_a.noconvert(), "values"_a.noconvert(), "key_format"_a,
+             "value_format"_a, "pages"_a.noconvert(), "first"_a, "last"_a, "query"_a.noconvert(), "scale"_a,
+             "isa"_a, "out"_a.noconvert());
   module.def("run_tasks", &run_tasks, "threads"_a, "tasks"_a, "loops"_a, "failing"_a);
 }
 

@@ -93,12 +93,13 @@ void Model::gather_wanted(const std::vector<StepSequence>& sequences) {
   }
 }
 
-// The angle is rounded to float32 as transformers rounds it; its cosine and sine are then exact to the last bit
-// or so. Grown in strides, because a context of 131,072 positions would take 64 MiB.
+// The angle is rounded to float32 as transformers rounds it; its cosine and sine are then exact to the last
+// bit or so. Grown in strides, because a context of 131,072 positions would take 64 MiB.
 void Model::extend_rotations(int64_t positions) {
   const int64_t half = shape_.head_dim / 2, known = static_cast<int64_t>(cosines_.size()) / half;
   if (positions <= known) return;
-  const int64_t target = std::min(std::max(round_up(positions, kSpanTokens), 2 * known), shape_.max_positions);
+  const int64_t target =
+      std::min(std::max(round_up(positions, kSpanTokens), 2 * known), shape_.max_positions);
   cosines_.resize(target * half);
   sines_.resize(target * half);
   for (int64_t position = known; position < target; ++position)
@@ -270,7 +271,8 @@ void Model::project_gated(const Block& block) {
   });
 }
 
-// Rows whose logits nobody wants have written keys and values, too: a NaN among them must not hide in the cache.
+// Rows whose logits nobody wants have written keys and values, too: a NaN among them must not hide in the
+// cache.
 void Model::check_hidden() {
   const int64_t hidden = shape_.hidden_size;
   share(rows_.size(), hidden, 1, [&](int64_t first, int64_t last, int) {
@@ -295,7 +297,8 @@ void Model::project_logits(float* logits) {
     for (int64_t i = first; i < last; ++i) {
       const Row& row = wanted_rows_[i];
       const int64_t from = first_row[row.sequence_index] + row.position - row.sequence->first_position;
-      kernels_.rms_norm(hidden_.data() + from * hidden, ends_.final_norm, shape_.norm_eps, hidden, normed_.row(i));
+      kernels_.rms_norm(hidden_.data() + from * hidden, ends_.final_norm, shape_.norm_eps, hidden,
+                        normed_.row(i));
     }
     normed_.quantize(kernels_, first, last);
   });

@@ -89,7 +89,8 @@ void ThreadPool::run_shared(int64_t tasks, const void* context, Call call) {
 
 void ThreadPool::wait_for_loop(uint64_t last_seen) {
   for (int spin = 0; spin < spins_; ++spin) {
-    if (loops_.load(std::memory_order_acquire) != last_seen || stopping_.load(std::memory_order_acquire)) return;
+    if (loops_.load(std::memory_order_acquire) != last_seen || stopping_.load(std::memory_order_acquire))
+      return;
     pause_briefly();
   }
   std::unique_lock<std::mutex> lock(mutex_);

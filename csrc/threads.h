@@ -21,8 +21,8 @@ class ThreadPool {
   int threads() const { return static_cast<int>(workers_.size()) + 1; }
 
   // Call body(task, thread) for every task in [0, tasks), thread in [0, threads()), and wait for all of them.
-  // Tasks are handed out one by one, in no promised order: a result must not depend on who ran what. The first
-  // exception is rethrown here, and tasks not yet started are dropped. One caller at a time.
+  // Tasks are handed out one by one, in no promised order: a result must not depend on who ran what. The
+  // first exception is rethrown here, and tasks not yet started are dropped. One caller at a time.
   template <class Body>
   void run(int64_t tasks, const Body& body) {
     if (workers_.empty() || tasks <= 1) {
@@ -58,7 +58,7 @@ class ThreadPool {
   std::atomic<uint64_t> loops_{0};  // loops begun
   std::atomic<int> inside_{0};      // workers in the loop
   int sleeping_ = 0;
-  bool open_ = false;               // a worker that comes now may join
+  bool open_ = false;  // a worker that comes now may join
   std::atomic<bool> stopping_{false};
 };
 
