@@ -60,7 +60,8 @@ class Projection:
 class Block:
     """One decoder layer. projections: query, key, value, output, gate, up, down.
 
-    Norms are float32 vectors; query_norm and key_norm come together. Raises ValueError for unknown KV formats.
+    Norms are float32 vectors; query_norm and key_norm come together. Raises ValueError for unknown KV
+    formats.
     """
 
     def __init__(
