@@ -12,6 +12,7 @@ from penjing import kernels
 from penjing.artifact import Artifact
 from penjing.artifact.layout import MANIFEST_FILE
 from penjing.engine import Engine
+from penjing.engine.pages import pages_for
 from penjing.errors import EmptyDataError, SpecError, TokenizerError
 from penjing.measure.machine import cpu_model, usable_cores
 from penjing.measure.quality import TokenQuality, concatenate, perplexity, summarize
@@ -28,8 +29,9 @@ from penjing.optimize.evaluation import Comparison, Evaluation, Host, Side
 from penjing.optimize.progress import Progress, silent
 from penjing.optimize.reference import reference_artifact
 from penjing.optimize.serving import (
+    MAX_REQUEST_TOKENS,
     ServingSpeed,
-    cut_prompt,
+    make_request,
     measure_serving,
     served_peak_bytes,
     summarize_serving,
@@ -129,8 +131,20 @@ def evaluate_documents(
 
 
 def open_engine(artifact: Path, settings: Settings, tier: Tier | None) -> Engine:
-    """An engine for measuring: nothing of one text is reused for the next."""
-    return Engine(artifact, tier=tier, threads=settings.threads, max_sequences=1, prefix_cache=False)
+    """An engine for measuring: one window or request at a time, and nothing of one is reused for the next.
+
+    It holds pages for just that; a full context of keys and values in fp32 could be larger than the model.
+    """
+    opened = Artifact.open(artifact)
+    longest = max(window_length(opened.config.max_positions, settings.window), MAX_REQUEST_TOKENS)
+    return Engine(
+        opened,
+        tier=tier,
+        threads=settings.threads,
+        num_pages=pages_for(longest),
+        max_sequences=1,
+        prefix_cache=False,
+    )
 
 
 def runnable(source: Path | str, progress: Progress) -> Path:
@@ -182,13 +196,13 @@ def measure_speeds(
         {"candidate": candidate} if reference is None else {"reference": reference, "candidate": candidate}
     )
     tiers = {"candidate": settings.tier, "reference": None}
-    prompt = cut_prompt(documents, candidate.tokenizer.bos_id, candidate.config.max_positions)
-    timings = measure_serving(engines, prompt, "speed", progress)
+    request = make_request(documents, candidate.tokenizer.bos_id, candidate.config.max_positions)
+    timings = measure_serving(engines, request, "speed", progress)
     return {
         name: summarize_serving(
             timings[name],
-            len(prompt),
-            served_peak_bytes(engine.artifact.path, tiers[name], settings.threads, prompt),
+            request,
+            served_peak_bytes(engine.artifact.path, tiers[name], settings.threads, request),
         )
         for name, engine in engines.items()
     }

@@ -6,20 +6,22 @@ import json
 import sys
 
 from penjing.engine import Engine
+from penjing.engine.pages import pages_for
 from penjing.measure.speed import peak_rss_bytes
-from penjing.optimize.serving import time_request
+from penjing.optimize.serving import MAX_REQUEST_TOKENS, Request, time_request
 
 
 def main() -> None:
-    """Read {artifact, tier, threads, prompt}, serve it, report."""
-    request = json.load(sys.stdin)
+    """Read {artifact, tier, threads, request}, serve it, report."""
+    order = json.load(sys.stdin)
     engine = Engine(
-        request["artifact"],
-        tier=request["tier"],
-        threads=request["threads"],
+        order["artifact"],
+        tier=order["tier"],
+        threads=order["threads"],
+        num_pages=pages_for(MAX_REQUEST_TOKENS),
         max_sequences=1,
     )
-    time_request(engine, request["prompt"])
+    time_request(engine, Request(**order["request"]))
     print(peak_rss_bytes())
 
 

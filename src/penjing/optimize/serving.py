@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from penjing.spec import Spec, Tier
 
 MAX_PROMPT_TOKENS = 256
 DECODED_TOKENS = 32
+MAX_REQUEST_TOKENS = MAX_PROMPT_TOKENS + DECODED_TOKENS
 WARMUP_ROUNDS = 1
 ROUNDS = 5
 
@@ -35,6 +36,14 @@ class ServingSpeed(Spec):
 
 
 @dataclass(frozen=True)
+class Request:
+    """What is served to measure: token ids, and how many to decode."""
+
+    prompt: list[int]
+    decoded_tokens: int
+
+
+@dataclass(frozen=True)
 class RequestTiming:
     """Seconds from submission to the first token, and from the first token to the last."""
 
@@ -43,64 +52,63 @@ class RequestTiming:
 
 
 def measure_serving(
-    engines: Mapping[str, Engine], prompt: Sequence[int], stage: str, progress: Progress
+    engines: Mapping[str, Engine], request: Request, stage: str, progress: Progress
 ) -> dict[str, list[RequestTiming]]:
     """Time one request on each engine, round after round, so that drift of the machine strikes all alike."""
     timings: dict[str, list[RequestTiming]] = {name: [] for name in engines}
     for round_number in range(WARMUP_ROUNDS + ROUNDS):
         progress(stage, round_number, WARMUP_ROUNDS + ROUNDS)
         for name, engine in engines.items():
-            timing = time_request(engine, prompt)
+            timing = time_request(engine, request)
             if round_number >= WARMUP_ROUNDS:
                 timings[name].append(timing)
     progress(stage, WARMUP_ROUNDS + ROUNDS, WARMUP_ROUNDS + ROUNDS)
     return timings
 
 
-def time_request(engine: Engine, prompt: Sequence[int]) -> RequestTiming:
-    """Serve one greedy request of DECODED_TOKENS tokens, end-of-text ignored."""
+def time_request(engine: Engine, request: Request) -> RequestTiming:
+    """Serve one greedy request, end-of-text ignored."""
+    sampling = Sampling(max_tokens=request.decoded_tokens, ignore_eos=True)
     start = time.perf_counter()
     arrivals = [
-        time.perf_counter()
-        for event in engine.stream(prompt, Sampling(max_tokens=DECODED_TOKENS, ignore_eos=True))
-        if event.token is not None
+        time.perf_counter() for event in engine.stream(request.prompt, sampling) if event.token is not None
     ]
     return RequestTiming(arrivals[0] - start, arrivals[-1] - arrivals[0])
 
 
 def summarize_serving(
-    timings: Sequence[RequestTiming], prompt_tokens: int, peak_rss_bytes: int
+    timings: Sequence[RequestTiming], request: Request, peak_rss_bytes: int
 ) -> ServingSpeed:
     """Medians of timings as rates. Prefill is the whole wait for the first token."""
     first = float(np.median([timing.first_token_seconds for timing in timings]))
     decode = float(np.median([timing.decode_seconds for timing in timings]))
     return ServingSpeed(
-        prompt_tokens=prompt_tokens,
-        decoded_tokens=DECODED_TOKENS,
+        prompt_tokens=len(request.prompt),
+        decoded_tokens=request.decoded_tokens,
         ttft_seconds=first,
-        prefill_tokens_per_second=prompt_tokens / first,
-        decode_tokens_per_second=(DECODED_TOKENS - 1) / decode,
+        prefill_tokens_per_second=len(request.prompt) / first,
+        decode_tokens_per_second=(request.decoded_tokens - 1) / decode,
         peak_rss_bytes=peak_rss_bytes,
     )
 
 
-def cut_prompt(documents: Sequence[Sequence[int]], bos: int | None, max_positions: int) -> list[int]:
-    """A prompt from the text that leaves room for what will be decoded."""
-    length = min(MAX_PROMPT_TOKENS, max_positions - DECODED_TOKENS)
+def make_request(documents: Sequence[Sequence[int]], bos: int | None, max_positions: int) -> Request:
+    """A request from the beginning of the text that fits the model's context."""
+    decoded = min(DECODED_TOKENS, max_positions // 2)
     start = [] if bos is None else [bos]
-    tokens = [token for document in documents for token in document]
-    return (start + tokens)[: max(1, length)]
+    tokens = [token for document in documents for token in document[:MAX_PROMPT_TOKENS]]
+    return Request((start + tokens)[: min(MAX_PROMPT_TOKENS, max_positions - decoded)], decoded)
 
 
-def served_peak_bytes(artifact: Path, tier: Tier | None, threads: int | None, prompt: Sequence[int]) -> int:
+def served_peak_bytes(artifact: Path, tier: Tier | None, threads: int | None, request: Request) -> int:
     """Peak physical memory of a fresh process that opens the artifact and serves one request.
 
     Raises EngineError if that process fails.
     """
-    request = {"artifact": str(artifact), "tier": tier, "threads": threads, "prompt": list(prompt)}
+    order = {"artifact": str(artifact), "tier": tier, "threads": threads, "request": asdict(request)}
     child = subprocess.run(
         [sys.executable, "-m", "penjing.optimize.footprint"],
-        input=json.dumps(request),
+        input=json.dumps(order),
         capture_output=True,
         text=True,
         check=False,
