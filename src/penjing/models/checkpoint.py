@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from penjing.artifact.config import ModelConfig, TensorRole, expected_tensors
 from penjing.errors import CheckpointNotFoundError, CheckpointShapeError
+from penjing.models.embedded import SEEDLING, SEEDLING_NAME
 from penjing.models.families import published_name, read_config
 from penjing.models.hub import fetch, looks_like_repository
 from penjing.models.settings import Settings
@@ -38,11 +39,13 @@ class Checkpoint:
 
     @classmethod
     def open(cls, name_or_path: str | Path) -> Checkpoint:
-        """Open a directory, or fetch a repository by name (extra `hub`).
+        """Open a directory, the embedded model (`seedling`), or fetch a repository by name (extra `hub`).
 
         Raises a subclass of CheckpointError, or MissingExtraError.
         """
         path = Path(name_or_path)
+        if str(name_or_path) == SEEDLING_NAME and not path.exists():
+            path = SEEDLING
         if path.is_dir():
             return cls(path, path.resolve().name, None)
         if not isinstance(name_or_path, str) or not looks_like_repository(name_or_path):
