@@ -54,6 +54,10 @@ class FakeRunner:
         self.poison_token: int | None = None  # logits of prefixes that end in it are NaN
 
     @property
+    def capacity(self) -> int:
+        return 1 << 12
+
+    @property
     def num_pages(self) -> int:
         return len(self.memory)
 

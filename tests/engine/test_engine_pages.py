@@ -3,11 +3,9 @@ from __future__ import annotations
 import random
 
 import pytest
-from engine_fakes import model_config
 
-from penjing.artifact import BlockConfig
 from penjing.engine import memory
-from penjing.engine.memory import default_num_pages, page_bytes
+from penjing.engine.memory import affordable_pages, default_num_pages
 from penjing.engine.pages import PagePool, page_hash, pages_for, root_hash
 
 
@@ -135,18 +133,17 @@ def test_random_life_keeps_the_counts(seed: int) -> None:
     pool.check([])
 
 
-def test_default_pages_follow_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = model_config(max_positions=100)
-    assert page_bytes(config) == 32 * 2 * (8 + 4)
-    wide = BlockConfig(
-        num_heads=1, num_kv_heads=1, intermediate_size=8, key_format="bf16", value_format="fp32"
+def test_default_pages_follow_the_capacity() -> None:
+    assert default_num_pages(1000, max_positions=100, max_sequences=3) == 3 * 4
+    assert default_num_pages(7, max_positions=100, max_sequences=3) == 7, (
+        "no more than the runner has room for"
     )
-    assert page_bytes(config.model_copy(update={"blocks": (wide,)})) == 32 * (16 + 32)
-    assert default_num_pages(config, max_sequences=3) == 3 * 4
-    monkeypatch.setattr(memory, "available_bytes", lambda: 4 * 7 * page_bytes(config))
-    assert default_num_pages(config, max_sequences=3) == 7, "a quarter of the memory"
-    monkeypatch.setattr(memory, "available_bytes", lambda: 0)
-    assert default_num_pages(config, max_sequences=3) == 4, "one full context in any case"
+    assert default_num_pages(0, max_positions=100, max_sequences=3) == 4, "one full context in any case"
+
+
+def test_affordable_pages_are_a_quarter_of_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "available_bytes", lambda: 4 * 7 * 768 + 5)
+    assert affordable_pages(768) == 7
 
 
 def test_available_memory_is_plausible() -> None:

@@ -40,6 +40,10 @@ class FakeRunner:
         self.memory = np.empty((0, PAGE_TOKENS), np.int64)
 
     @property
+    def capacity(self) -> int:
+        return 1 << 12
+
+    @property
     def num_pages(self) -> int:
         return len(self.memory)
 

@@ -60,9 +60,9 @@ class Engine:
         self.artifact = Artifact.open(source) if isinstance(source, (str, Path)) else source
         self.config = self.artifact.config
         self._default_tier = check_tier(tier or self.artifact.tiers[-1], self.artifact)
-        if num_pages is None:
-            num_pages = default_num_pages(self.config, max_sequences)
         self._runner: Runner = runner or CpuRunner(self.artifact, threads=threads, isa=isa)
+        if num_pages is None:
+            num_pages = default_num_pages(self._runner.capacity, self.config.max_positions, max_sequences)
         self._runner.allocate(num_pages)
         self._pool = PagePool(num_pages, prefix_cache=prefix_cache)
         self._scheduler = Scheduler(self._pool, max_step_tokens, max_sequences, max_queue)

@@ -4,18 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from penjing.artifact.config import ModelConfig
 from penjing.engine.pages import pages_for
-from penjing.engine.step import PAGE_TOKENS
-from penjing.measure.cost import kv_bytes_per_token
 from penjing.measure.machine import usable_memory_bytes
 
 MEMORY_FRACTION = 0.25  # of the available memory, at most, goes to KV pages by default
-
-
-def page_bytes(config: ModelConfig) -> int:
-    """Bytes of one page over all blocks."""
-    return PAGE_TOKENS * sum(kv_bytes_per_token(config, block) for block in config.blocks)
 
 
 def available_bytes() -> int:
@@ -28,9 +20,13 @@ def available_bytes() -> int:
     return min([usable_memory_bytes(), *estimates])
 
 
-def default_num_pages(config: ModelConfig, max_sequences: int) -> int:
-    """Pages for `max_sequences` full contexts, or as many as fit a quarter of the available memory; at least
-    one full context, so that any prompt that the model can take can be served."""
-    context = pages_for(config.max_positions)
-    affordable = int(available_bytes() * MEMORY_FRACTION) // page_bytes(config)
-    return max(context, min(max_sequences * context, affordable))
+def affordable_pages(page_bytes: int) -> int:
+    """Pages of `page_bytes` bytes that a prudent share of this machine's available memory holds."""
+    return int(available_bytes() * MEMORY_FRACTION) // page_bytes
+
+
+def default_num_pages(capacity: int, max_positions: int, max_sequences: int) -> int:
+    """Pages for `max_sequences` full contexts, or as many as the runner's capacity; at least one full
+    context, so that any prompt that the model can take can be served."""
+    context = pages_for(max_positions)
+    return max(context, min(max_sequences * context, capacity))

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penjing.artifact.config import BlockConfig, ModelConfig, block_tensors
+from penjing.engine.memory import affordable_pages
 from penjing.engine.rope import inverse_frequencies
 from penjing.engine.step import StepSequence
 from penjing.errors import CapacityError, EngineError
@@ -53,6 +54,11 @@ class CpuRunner:
             raise EngineError(f"instruction set {isa} cannot run on this processor; choose among {choices}")
         self._vocab_size = artifact.config.vocab_size
         self._model = load_model(artifact, self.threads, self.isa)
+
+    @property
+    def capacity(self) -> int:
+        """Pages that fit a quarter of the available memory."""
+        return affordable_pages(self.kv_bytes_per_page)
 
     @property
     def num_pages(self) -> int:

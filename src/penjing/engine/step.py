@@ -45,6 +45,10 @@ class Runner(Protocol):
     """Computes steps over KV pages that it owns."""
 
     @property
+    def capacity(self) -> int:
+        """Pages that the runner's memory can prudently hold, beside the weights and what else it must do."""
+
+    @property
     def num_pages(self) -> int:
         """Pages allocated; ids are 0 .. num_pages - 1."""
 
