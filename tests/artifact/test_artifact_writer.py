@@ -113,6 +113,21 @@ def test_force_never_replaces_what_is_no_artifact(tmp_path: Path) -> None:
     assert names(tmp_path) == ["file", "thesis"]
 
 
+def test_force_never_replaces_an_artifact_with_something_else_in_it(tmp_path: Path) -> None:
+    path = write_artifact(tmp_path / "tray")
+    for name in ("notes.txt", "tokenizer.json"):
+        (path / name).write_text("not from here")
+        with pytest.raises(OutputExistsError, match=f"holds '{name}'"):
+            write_artifact(path, force=True)
+        (path / name).unlink()
+    (path / "certificate.json").write_text("{}")
+    write_artifact(path, force=True)
+    assert names(path) == ["manifest.json", "tensors.bin"]
+    (path / "manifest.json").write_text('{"version": 1}')
+    with pytest.raises(OutputExistsError, match="is not an artifact"):
+        write_artifact(path, force=True)
+
+
 def test_empty_directory_needs_force_too(tmp_path: Path) -> None:
     (tmp_path / "tray").mkdir()
     with pytest.raises(OutputExistsError):

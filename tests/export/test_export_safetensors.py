@@ -97,7 +97,11 @@ def test_the_header_is_plain_safetensors(tmp_path: Path) -> None:
     artifact = make(tmp_path, LLAMA)
     out = export_safetensors(artifact.path, tmp_path / "out", dtype="fp16")
     with safe_open(out / "model.safetensors", "numpy") as file:
-        assert file.metadata() == {"format": "pt"}
+        assert file.metadata() == {
+            "format": "pt",
+            "penjing": artifact.hash,
+            "penjing.files": '["config.json"]',
+        }
         assert len(list(file.keys())) == len(expected_tensors(artifact.config))
     assert json.loads((out / "config.json").read_text())["dtype"] == "float16"
 
@@ -118,6 +122,26 @@ def test_what_exists_is_not_overwritten(tmp_path: Path) -> None:
     with pytest.raises(OutputExistsError):
         export_safetensors(artifact.path, tmp_path / "model" / "..", force=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["artifact", "model", "out"]
+
+
+def test_force_replaces_exports_only(tmp_path: Path) -> None:
+    """A checkpoint by somebody else has the same files; the weights say who wrote them."""
+    artifact = make(tmp_path, LLAMA)
+    before = {file.name: file.read_bytes() for file in (tmp_path / "model").iterdir()}
+    for target in ("model", "artifact"):
+        with pytest.raises(OutputExistsError, match="is not a checkpoint that Penjing exported"):
+            export_safetensors(artifact.path, tmp_path / target, force=True)
+    assert {file.name: file.read_bytes() for file in (tmp_path / "model").iterdir()} == before
+    (tmp_path / "empty").mkdir()
+    out = export_safetensors(artifact.path, tmp_path / "empty", force=True)
+    (out / "notes.txt").write_text("weeks of work")
+    with pytest.raises(OutputExistsError, match=r"holds 'notes\.txt', which is no part of the export"):
+        export_safetensors(artifact.path, out, force=True)
+    assert (out / "notes.txt").read_text() == "weeks of work"
+    (out / "notes.txt").unlink()
+    (out / "model.safetensors").write_bytes(b"")
+    with pytest.raises(OutputExistsError, match="is not a checkpoint that Penjing exported"):
+        export_safetensors(artifact.path, out, force=True)
 
 
 def test_a_missing_tier_and_unequal_blocks_are_refused(tmp_path: Path) -> None:

@@ -30,12 +30,15 @@ def output_errors(target: Path) -> Iterator[None]:
 
 
 class StagingDirectory:
-    """A locked temporary sibling of `target`; `replaceable` says what `force` may replace."""
+    """A locked temporary sibling of `target`.
 
-    def __init__(self, target: Path, *, force: bool, replaceable: Callable[[Path], bool]) -> None:
+    objection: what speaks against replacing an existing target although `force` is given, None for nothing.
+    """
+
+    def __init__(self, target: Path, *, force: bool, objection: Callable[[Path], str | None]) -> None:
         self.target = Path(os.path.realpath(target))
         self.force = force
-        self.replaceable = replaceable
+        self.objection = objection
         self.path = self.sibling("partial")
         self.lock: int | None = None
 
@@ -57,14 +60,16 @@ class StagingDirectory:
             raise OutputNotWritableError(f"{self.target}: is being written already; wait for that to end")
 
     def check_target(self) -> None:
-        """Refuse to write over what exists, unless forced; and never over what is not an artifact."""
+        """Refuse to write over what exists, unless forced; and never over what Penjing did not write."""
         if not os.path.lexists(self.target):
             return
         if not self.force:
             raise OutputExistsError(f"{self.target}: exists already; choose another name or use --force")
-        if not self.replaceable(self.target):
+        with output_errors(self.target):
+            objection = self.objection(self.target)
+        if objection is not None:
             raise OutputExistsError(
-                f"{self.target}: is not an artifact, so --force does not replace it; remove it"
+                f"{self.target}: {objection}, so --force does not replace it; choose another name"
             )
 
     def publish(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -77,13 +78,13 @@ class ArtifactWriter:
     """A context manager: add every tensor of `config` in the order of `expected_tensors`, then `finish`.
 
     Leaving the context without `finish`, by an exception or not, removes everything written.
-    Entering raises OutputExistsError if `path` exists (unless `force`, and it is an artifact), and
-    OutputNotWritableError if it cannot be created.
+    Entering raises OutputExistsError if `path` exists (unless `force`, and it is an artifact with nothing
+    else in it), and OutputNotWritableError if it cannot be created.
     """
 
     def __init__(self, path: str | Path, config: ModelConfig, *, force: bool = False) -> None:
         self.config = config
-        self.staging = StagingDirectory(Path(path), force=force, replaceable=is_replaceable)
+        self.staging = StagingDirectory(Path(path), force=force, objection=objection_to_replacing)
         self.waiting = list(expected_tensors(config).items())[::-1]
         self.tensors: dict[str, TensorEntry] = {}
         self.files: dict[str, FileEntry] = {}
@@ -210,8 +211,24 @@ class ArtifactWriter:
         return self.writers[file]
 
 
-def is_replaceable(path: Path) -> bool:
-    """An artifact, or an empty directory: all that `force` may replace."""
+def objection_to_replacing(path: Path) -> str | None:
+    """Why `force` may not replace a directory; None for an artifact and nothing else, or an empty one."""
     if not path.is_dir():
-        return False
-    return not any(path.iterdir()) or all((path / name).is_file() for name in (MANIFEST_FILE, TENSORS_FILE))
+        return "is not an artifact"
+    present = {entry.name for entry in path.iterdir()}
+    if not present:
+        return None
+    listed = listed_files(path / MANIFEST_FILE)
+    if listed is None or TENSORS_FILE not in present:
+        return "is not an artifact"
+    foreign = sorted(present - listed - {MANIFEST_FILE, CERTIFICATE_FILE})
+    return f"holds {foreign[0]!r}, which is no part of the artifact" if foreign else None
+
+
+def listed_files(path: Path) -> set[str] | None:
+    """The files that a manifest lists; None for what is no manifest. One of another version will do."""
+    try:
+        files = json.loads(path.read_bytes())["files"]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return None
+    return set(files) if isinstance(files, dict) else None

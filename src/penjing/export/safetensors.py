@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 from penjing.artifact import Artifact, TensorRole, expected_tensors
 from penjing.artifact.layout import RESIDUAL_FILE, TENSORS_FILE
 from penjing.artifact.staging import StagingDirectory, output_errors, sync
-from penjing.errors import FormatError, SpecError
+from penjing.errors import CorruptCheckpointError, FormatError, SpecError
 from penjing.export.settings import rebuild_config
 from penjing.formats import decode
 from penjing.models.families import published_name
+from penjing.models.shards import METADATA, read_metadata
 from penjing.spec import Tier
 
 ExportDtype = Literal["bf16", "fp16", "fp32"]
@@ -34,6 +35,8 @@ DTYPES: dict[ExportDtype, tuple[str, str, Any]] = {
 }
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
+FILES_KEY = "penjing.files"  # in the metadata of the weights: a JSON list of the names beside them
+NOT_EXPORTED = "is not a checkpoint that Penjing exported"
 
 
 def export_safetensors(
@@ -55,24 +58,38 @@ def export_safetensors(
     if chosen not in artifact.tiers:
         raise SpecError(f"{source}: has no tier {chosen}; it runs at {' or '.join(artifact.tiers)}")
     config = rebuild_config(artifact.config, DTYPES[dtype][1], source)
-    staging = StagingDirectory(out, force=force, replaceable=is_exported)
+    staging = StagingDirectory(out, force=force, objection=objection_to_replacing)
     staging.create()
     try:
         with output_errors(out):
             write_weights(artifact, staging.path / WEIGHTS_FILE, dtype, chosen, progress)
             (staging.path / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", "utf-8")
-            for name in artifact.manifest.files:
-                if name not in (TENSORS_FILE, RESIDUAL_FILE):
-                    shutil.copyfile(artifact.path / name, staging.path / name)
+            for name in text_files(artifact):
+                shutil.copyfile(artifact.path / name, staging.path / name)
         staging.publish()
     finally:
         staging.discard()
     return out
 
 
-def is_exported(path: Path) -> bool:
-    """Whether a directory looks like one this module wrote: all that `force` may replace."""
-    return (path / WEIGHTS_FILE).is_file() and (path / CONFIG_FILE).is_file()
+def objection_to_replacing(path: Path) -> str | None:
+    """Why `force` may not replace a directory; None for an export and nothing else, or an empty one."""
+    if not path.is_dir():
+        return NOT_EXPORTED
+    present = {entry.name for entry in path.iterdir()}
+    if not present:
+        return None
+    try:
+        listed = set(json.loads(read_metadata(path / WEIGHTS_FILE)[FILES_KEY]))
+    except (CorruptCheckpointError, LookupError, TypeError, ValueError, RecursionError):
+        return NOT_EXPORTED
+    foreign = sorted(present - listed - {WEIGHTS_FILE})
+    return f"holds {foreign[0]!r}, which is no part of the export" if foreign else None
+
+
+def text_files(artifact: Artifact) -> list[str]:
+    """The files of an artifact that a checkpoint has too: tokenizer, chat template, generation settings."""
+    return sorted(set(artifact.manifest.files) - {TENSORS_FILE, RESIDUAL_FILE})
 
 
 def write_weights(
@@ -85,7 +102,7 @@ def write_weights(
     """Stream every tensor to one safetensors file, under its published name."""
     roles = expected_tensors(artifact.config)
     with path.open("xb") as file:
-        file.write(header(roles, dtype))
+        file.write(header(artifact, roles, dtype))
         for done, (name, tensor) in enumerate(decoded_tensors(artifact, roles, tier)):
             with np.errstate(over="ignore"):
                 rounded = tensor.astype(DTYPES[dtype][2])
@@ -107,9 +124,13 @@ def decoded_tensors(
         yield name, decode(artifact.matrix(name), tier) if role.is_matrix else artifact.vector(name)
 
 
-def header(roles: dict[str, TensorRole], dtype: ExportDtype) -> bytes:
-    """Length and JSON of a safetensors header; spaces align the data to 8 bytes."""
-    table: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+def header(artifact: Artifact, roles: dict[str, TensorRole], dtype: ExportDtype) -> bytes:
+    """Length and JSON of a safetensors header; spaces align the data to 8 bytes.
+
+    It names the artifact and the files written beside the weights: a later export knows its own by that.
+    """
+    files = json.dumps([CONFIG_FILE, *text_files(artifact)])
+    table: dict[str, Any] = {METADATA: {"format": "pt", "penjing": artifact.hash, FILES_KEY: files}}
     offset = 0
     for name, role in roles.items():
         end = offset + math.prod(role.shape) * np.dtype(DTYPES[dtype][2]).itemsize

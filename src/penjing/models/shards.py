@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,7 @@ from penjing.errors import CorruptCheckpointError, MissingShardError, Unsupporte
 
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
+METADATA = "__metadata__"  # the header's one entry that is no tensor
 MAX_HEADER_BYTES = 100_000_000  # the limit of the format
 
 DTYPES: dict[str, np.dtype[Any]] = {
@@ -44,7 +48,7 @@ class StoredTensor:
         """The tensor in its own dtype (ml_dtypes.bfloat16 for BF16), as memory of its own.
 
         Raises UnsupportedConfigError for any other dtype than F32, F16 and BF16, CorruptCheckpointError
-        if the file ends early.
+        if the file ends early or cannot be read.
         """
         dtype = DTYPES.get(self.dtype)
         if dtype is None:
@@ -52,7 +56,7 @@ class StoredTensor:
             raise UnsupportedConfigError(
                 f"{self.file}: {self.name} is {self.dtype}; convert it to one of {known}"
             )
-        with self.file.open("rb") as stream:
+        with reading(self.file), self.file.open("rb") as stream:
             stream.seek(self.offset)
             array = np.fromfile(stream, dtype, math.prod(self.shape))
         if array.nbytes != self.nbytes:
@@ -92,18 +96,39 @@ def read_header(file: Path) -> dict[str, StoredTensor]:
         pickled = any(file.parent.glob("*.bin"))
         what = "convert its .bin files to safetensors" if pickled else "download the checkpoint again"
         raise MissingShardError(f"{file}: is missing; {what}")
-    size = file.stat().st_size
-    with file.open("rb") as stream:
+    header, start, size = parse_header(file)
+    header.pop(METADATA, None)
+    tensors = {name: parse_entry(file, name, entry, start, size) for name, entry in header.items()}
+    check_apart(file, tensors)
+    return tensors
+
+
+def read_metadata(file: Path) -> dict[str, Any]:
+    """What a file says about itself: texts by name. Raises CorruptCheckpointError."""
+    metadata = parse_header(file)[0].get(METADATA, {})
+    return metadata if isinstance(metadata, dict) else {}
+
+
+def parse_header(file: Path) -> tuple[dict[str, Any], int, int]:
+    """The header of a file, where its data begins, and its size in bytes. Raises CorruptCheckpointError."""
+    with reading(file), file.open("rb") as stream:
+        size = os.fstat(stream.fileno()).st_size
         length = int.from_bytes(stream.read(8), "little")
         if size < 8 or length > min(MAX_HEADER_BYTES, size - 8):
             raise CorruptCheckpointError(f"{file}: truncated or not safetensors; download it again")
         text = stream.read(length)
-    header = parse_json(file, text)
-    header.pop("__metadata__", None)
-    start = 8 + length
-    tensors = {name: parse_entry(file, name, entry, start, size) for name, entry in header.items()}
-    check_apart(file, tensors)
-    return tensors
+    return parse_json(file, text), 8 + length, size
+
+
+@contextmanager
+def reading(file: Path) -> Iterator[None]:
+    """Turn the system's refusals (permissions, a failing disk) into CorruptCheckpointError."""
+    try:
+        yield
+    except OSError as error:
+        raise CorruptCheckpointError(
+            f"{file}: cannot be read ({error.strerror or error}); check its permissions"
+        ) from None
 
 
 def parse_entry(file: Path, name: str, entry: object, start: int, size: int) -> StoredTensor:
@@ -136,10 +161,9 @@ def check_apart(file: Path, tensors: dict[str, StoredTensor]) -> None:
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file. Raises CorruptCheckpointError."""
-    try:
-        return parse_json(path, path.read_bytes())
-    except OSError as error:
-        raise CorruptCheckpointError(f"{path}: cannot be read ({error.strerror})") from None
+    with reading(path):
+        text = path.read_bytes()
+    return parse_json(path, text)
 
 
 def parse_json(path: Path, text: bytes) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from penjing.artifact import Artifact
 from penjing.artifact.certificate import Certificate, write_certificate
 from penjing.artifact.staging import StagingDirectory
-from penjing.artifact.writer import is_replaceable
+from penjing.artifact.writer import objection_to_replacing
 from penjing.errors import InfeasibleBudgetError, SpecError
 from penjing.models import Checkpoint
 from penjing.optimize.candidates import Candidate, candidates
@@ -65,7 +65,7 @@ def optimize(
     if budget.max_size is None and budget.max_loss is None:
         raise SpecError("budget: limits neither size nor loss; give --max-size, --max-loss or both")
     settings = Settings(window, None, threads, seed, budget.confidence, speed)
-    staging = StagingDirectory(out, force=force, replaceable=is_replaceable)
+    staging = StagingDirectory(out, force=force, objection=objection_to_replacing)
     staging.create()
     try:
         trials = begin(
