@@ -10,7 +10,7 @@ import math
 import tempfile
 from pathlib import Path
 
-from penjing.cli.resolve import BUILT_IN_TEXT, SEEDLING
+from penjing.models import SEEDLING, SEEDLING_TEXT
 from penjing.optimize.evaluate import evaluate
 from penjing.optimize.evaluation import Evaluation
 from penjing.quantize import quantize_checkpoint
@@ -27,7 +27,7 @@ RUNS: tuple[tuple[WeightFormatName, Tier], ...] = (
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", nargs="?", default=str(SEEDLING))
-    parser.add_argument("--data", type=Path, default=BUILT_IN_TEXT)
+    parser.add_argument("--data", type=Path, default=SEEDLING_TEXT)
     parser.add_argument("--tokens", type=int, default=None)
     options = parser.parse_args()
     print(

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 import penjing
 
 SOURCE = Path(penjing.__file__).parent
 FLOORS = (
-    {"errors"},
+    {"errors", "verbs"},
     {"spec"},
     {"kernels"},
     {"formats"},
@@ -110,7 +114,34 @@ def test_heavy_packages_are_imported_lazily() -> None:
 
 
 def test_public_names() -> None:
-    assert sorted(penjing.__all__) == list(penjing.__all__)
+    assert penjing.__all__ == [
+        "SEEDLING_TEXT",
+        "Artifact",
+        "Budget",
+        "Completion",
+        "Engine",
+        "PenjingError",
+        "Recipe",
+        "Sampling",
+        "bench",
+        "evaluate",
+        "export",
+        "optimize",
+        "preset",
+        "profile",
+        "quantize",
+        "serve",
+        "verify",
+    ]
+    assert set(penjing._HOMES) == set(penjing.__all__) <= set(dir(penjing))
     for name in penjing.__all__:
         assert getattr(penjing, name) is not None
-    assert set(penjing.__all__) <= set(dir(penjing))
+
+
+@pytest.mark.parametrize("verb", ["export", "optimize", "quantize", "serve"])
+def test_a_package_is_its_verb_whichever_was_imported_first(verb: str) -> None:
+    for imports in (f"import penjing.{verb}", f"import penjing; penjing.{verb}; import penjing.{verb}"):
+        code = f"{imports}\nassert callable(penjing.{verb}) and penjing.{verb}.__doc__\npenjing.{verb}()"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert "TypeError" in done.stderr.splitlines()[-1], "called, it wants its arguments"
+        assert "required positional argument" in done.stderr

@@ -15,19 +15,25 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from penjing.artifact import Artifact, verify_artifact
+    from penjing.artifact import Artifact
     from penjing.engine import Completion, Engine, Sampling
     from penjing.errors import PenjingError
-    from penjing.export.safetensors import export_safetensors
+    from penjing.export.safetensors import export_safetensors as export
+    from penjing.models.embedded import SEEDLING_TEXT
+    from penjing.optimize.bench import measure_bench as bench
     from penjing.optimize.evaluate import evaluate
+    from penjing.optimize.profile import measure_profile as profile
     from penjing.optimize.search import optimize
+    from penjing.optimize.verify import verify
     from penjing.quantize.walk import quantize_checkpoint as quantize
+    from penjing.serve.artifacts import serve_models as serve
     from penjing.spec import Budget, Recipe, preset
 
 __version__ = version("penjing")
 
 # name -> (module, attribute in it; none for a package that is itself callable)
 _HOMES = {
+    "SEEDLING_TEXT": ("penjing.models.embedded", "SEEDLING_TEXT"),
     "Artifact": ("penjing.artifact", "Artifact"),
     "Budget": ("penjing.spec", "Budget"),
     "Completion": ("penjing.engine", "Completion"),
@@ -35,15 +41,19 @@ _HOMES = {
     "PenjingError": ("penjing.errors", "PenjingError"),
     "Recipe": ("penjing.spec", "Recipe"),
     "Sampling": ("penjing.engine", "Sampling"),
+    "bench": ("penjing.optimize.bench", "measure_bench"),
     "evaluate": ("penjing.optimize.evaluate", "evaluate"),
-    "export_safetensors": ("penjing.export.safetensors", "export_safetensors"),
+    "export": ("penjing.export", ""),
     "optimize": ("penjing.optimize", ""),
     "preset": ("penjing.spec", "preset"),
+    "profile": ("penjing.optimize.profile", "measure_profile"),
     "quantize": ("penjing.quantize", ""),
-    "verify_artifact": ("penjing.artifact", "verify_artifact"),
+    "serve": ("penjing.serve", ""),
+    "verify": ("penjing.optimize.verify", "verify"),
 }
 
 __all__ = [
+    "SEEDLING_TEXT",
     "Artifact",
     "Budget",
     "Completion",
@@ -51,12 +61,15 @@ __all__ = [
     "PenjingError",
     "Recipe",
     "Sampling",
+    "bench",
     "evaluate",
-    "export_safetensors",
+    "export",
     "optimize",
     "preset",
+    "profile",
     "quantize",
-    "verify_artifact",
+    "serve",
+    "verify",
 ]
 
 

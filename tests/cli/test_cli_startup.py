@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from penjing.cli.resolve import SEEDLING
+from penjing.models.embedded import SEEDLING
 
 LIMIT_SECONDS = 1.0
 ATTEMPTS = 8

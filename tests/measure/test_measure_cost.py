@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
-from penjing.artifact.config import BlockConfig, ModelConfig
-from penjing.measure.cost import (
-    bytes_in_dtype,
-    bytes_in_formats,
-    kv_bytes_per_token,
-    model_cost,
-    roofline,
-)
+from penjing.artifact.config import BlockConfig, ModelConfig, expected_tensors
+from penjing.measure.cost import bytes_in_formats, kv_bytes_per_token, model_cost, roofline
 from penjing.measure.machine import Machine
 from penjing.spec import WeightFormat
 
@@ -29,6 +25,10 @@ def small_config(**changes: object) -> ModelConfig:
         "blocks": (BLOCK, BLOCK),
     }
     return ModelConfig.model_validate(values | changes)
+
+
+def bytes_in_dtype(config: ModelConfig, element_bytes: int) -> dict[str, int]:
+    return {name: math.prod(role.shape) * element_bytes for name, role in expected_tensors(config).items()}
 
 
 BLOCK_WEIGHTS = 64 * 64 + 2 * 32 * 64 + 64 * 64 + 3 * 96 * 64

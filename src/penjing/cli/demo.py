@@ -9,11 +9,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from penjing.cli import resolve
-from penjing.cli.profile import measure_profile, print_profile
 from penjing.cli.show import progress_bar
-from penjing.cli.tables import print_evaluation
+from penjing.cli.tables import print_evaluation, print_profile
 from penjing.errors import EngineError, MissingExtraError
+from penjing.models import SEEDLING_NAME, SEEDLING_TEXT
+from penjing.optimize.profile import measure_profile
 from penjing.optimize.search import optimize
 from penjing.spec import Budget
 
@@ -30,12 +30,12 @@ def run_demo() -> None:
     except ImportError:
         raise MissingExtraError("demo", "openai", "the demo's client") from None
     heading("1. What the embedded model costs")
-    print_profile(measure_profile("seedling", 512))
+    print_profile(measure_profile(SEEDLING_NAME))
     with tempfile.TemporaryDirectory(prefix="penjing-demo-") as directory:
         tray = Path(directory) / "tray"
         heading("2. Optimize it: at most 60% of the size, perplexity at most 2% higher")
         with progress_bar() as progress:
-            result = optimize(str(resolve.SEEDLING), tray, BUDGET, resolve.BUILT_IN_TEXT, progress=progress)
+            result = optimize(SEEDLING_NAME, tray, BUDGET, SEEDLING_TEXT, progress=progress)
         print(f"chosen: {result.chosen}")
         heading("3. What that cost, measured as served")
         print_evaluation(result.evaluation)

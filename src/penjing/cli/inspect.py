@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from penjing.cli import resolve
 from penjing.cli.options import Data, Json, Model, Seed, Threads, Tier, Tokens
-from penjing.cli.show import print_json, progress_bar
+from penjing.cli.show import measured_text, print_json, progress_bar
+from penjing.data.documents import DEFAULT_TOKENS
 
 
 def profile(
@@ -18,7 +18,8 @@ def profile(
     as_json: Json = False,
 ) -> None:
     """Count parameters, operations and bytes, and bound the speed of this machine by its measured limits."""
-    from penjing.cli.profile import measure_profile, print_profile
+    from penjing.cli.tables import print_profile
+    from penjing.optimize.profile import measure_profile
 
     result = measure_profile(model, context)
     if as_json:
@@ -31,7 +32,7 @@ def evaluate(
     artifact: Model,
     against: Annotated[str | None, typer.Option(help="Checkpoint or artifact to compare with.")] = None,
     data: Data = None,
-    tokens: Tokens = None,
+    tokens: Tokens = DEFAULT_TOKENS,
     window: Annotated[int | None, typer.Option(min=2, help="Longest context to score. Default: 512.")] = None,
     tier: Tier = None,
     threads: Threads = None,
@@ -40,15 +41,14 @@ def evaluate(
 ) -> None:
     """Measure quality and speed as served; against another, token by token, with a confidence bound."""
     from penjing.cli.tables import print_evaluation
-    from penjing.optimize.evaluate import DEFAULT_TOKENS
     from penjing.optimize.evaluate import evaluate as measure
 
     with progress_bar() as progress:
         result = measure(
-            resolve.runnable(artifact),
-            None if against is None else resolve.checkpoint(against),
-            resolve.text(data),
-            tokens=tokens or DEFAULT_TOKENS,
+            artifact,
+            against,
+            measured_text(data),
+            tokens=tokens,
             window=window,
             tier=tier.value if tier else None,
             threads=threads,
@@ -71,30 +71,20 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Check every byte of an artifact, and its certificate if it has one."""
-    from penjing.artifact import verify_artifact
-    from penjing.artifact.layout import CERTIFICATE_FILE
-    from penjing.optimize.certificate import verify_certificate
+    from penjing.optimize.verify import verify as check
 
-    if remeasure is None and not (artifact / CERTIFICATE_FILE).exists():
-        opened = verify_artifact(artifact)
-        certificate = None
-    else:
-        text = resolve.text(data) if remeasure is not None else None
-        against = resolve.checkpoint(remeasure) if remeasure is not None else None
-        with progress_bar() as progress:
-            checked = verify_certificate(
-                artifact, data=text, against=against, threads=threads, progress=progress
-            )
-        opened, certificate = verify_artifact(artifact), checked.certificate
+    text = None if remeasure is None else measured_text(data)
+    with progress_bar() as progress:
+        found = check(artifact, against=remeasure, data=text, threads=threads, progress=progress)
     if as_json:
-        claim = certificate.model_dump(mode="json") if certificate else None
-        print_json({"hash": opened.hash, "certificate": claim, "remeasured": remeasure is not None})
+        claim = found.certificate.model_dump(mode="json") if found.certificate else None
+        print_json({"hash": found.hash, "certificate": claim, "remeasured": found.remeasured is not None})
         return
-    print(f"every byte is as written: {opened.hash}")
-    if certificate is None:
+    print(f"every byte is as written: {found.hash}")
+    if found.certificate is None:
         print("no certificate; `penjing optimize` issues one")
     else:
-        again = ", and holds when measured again" if remeasure is not None else ""
+        again = "" if found.remeasured is None else ", and holds when measured again"
         print(f"the certificate belongs to it and keeps its budget{again}")
 
 
@@ -108,16 +98,19 @@ def bench(
     as_json: Json = False,
 ) -> None:
     """Time prefill and decoding, and relate them to this machine's measured limits."""
-    from penjing.cli.bench import measure_bench, print_bench
+    from penjing.cli.tables import print_bench
+    from penjing.optimize.bench import measure_bench
 
-    result = measure_bench(
-        resolve.runnable(model),
-        prompt_tokens=prompt_tokens,
-        output_tokens=output_tokens,
-        streams=streams,
-        tier=tier.value if tier else None,
-        threads=threads,
-    )
+    with progress_bar() as progress:
+        result = measure_bench(
+            model,
+            prompt_tokens=prompt_tokens,
+            output_tokens=output_tokens,
+            streams=streams,
+            tier=tier.value if tier else None,
+            threads=threads,
+            progress=progress,
+        )
     if as_json:
         print_json(result.model_dump(mode="json"))
     else:

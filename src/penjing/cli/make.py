@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from penjing.cli import resolve
 from penjing.cli.options import Data, Force, FormatName, Json, Model, Out, Seed, Threads, Tokens
-from penjing.cli.show import megabytes, percent, print_json, print_table, progress_bar
+from penjing.cli.show import measured_text, megabytes, percent, print_json, print_table, progress_bar
+from penjing.data.documents import DEFAULT_TOKENS
 from penjing.errors import SpecError
 from penjing.spec import Budget, Recipe, preset, read_recipe, validate
 
@@ -25,7 +25,7 @@ def optimize(
     ] = None,
     confidence: Annotated[float, typer.Option(help="Of that bound.")] = 0.95,
     data: Data = None,
-    tokens: Tokens = None,
+    tokens: Tokens = DEFAULT_TOKENS,
     threads: Threads = None,
     seed: Seed = 0,
     force: Force = False,
@@ -37,18 +37,17 @@ def optimize(
     is written and the exit code is 3.
     """
     from penjing.cli.tables import print_evaluation
-    from penjing.optimize.evaluate import DEFAULT_TOKENS
     from penjing.optimize.search import optimize as search
 
     wanted = {"max_size": max_size, "max_loss": max_loss, "confidence": confidence}
     budget = validate(Budget, wanted, "budget")
     with progress_bar() as progress:
         result = search(
-            resolve.checkpoint(model),
+            model,
             out,
             budget,
-            resolve.text(data),
-            tokens=tokens or DEFAULT_TOKENS,
+            measured_text(data),
+            tokens=tokens,
             threads=threads,
             seed=seed,
             force=force,
@@ -87,7 +86,7 @@ def quantize(
     chosen = chosen_recipe(format, group_size, recipe)
     with progress_bar() as progress:
         artifact = quantize_checkpoint(
-            resolve.checkpoint(model),
+            model,
             out,
             chosen,
             force=force,
@@ -126,9 +125,14 @@ def export(
     artifact: Annotated[Path, typer.Argument(help="Artifact directory.")],
     out: Out,
     force: Force = False,
+    as_json: Json = False,
 ) -> None:
     """Write an artifact's weights, dequantized, as a checkpoint that other libraries load."""
     from penjing.export import export_safetensors
 
-    export_safetensors(artifact, out, force=force)
-    print(f"wrote {out}")
+    with progress_bar() as progress:
+        export_safetensors(artifact, out, force=force, progress=progress)
+    if as_json:
+        print_json({"path": str(out), "dtype": "bf16"})
+    else:
+        print(f"wrote {out}: every weight as bf16")

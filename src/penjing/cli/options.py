@@ -38,9 +38,7 @@ Data = Annotated[
 ]
 Tier = Annotated[TierName | None, typer.Option(help="Precision at which a layered artifact runs.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads. Default: the cores this process may use.")]
-Tokens = Annotated[
-    int | None, typer.Option(min=1, help="Tokens of the text to use at most. Default: 100,000.")
-]
+Tokens = Annotated[int, typer.Option(min=1, help="Tokens of the text to use at most.")]
 MaxTokens = Annotated[int, typer.Option(min=1, help="Tokens to write at most.")]
 Temperature = Annotated[float, typer.Option(min=0, help="0 always takes the likeliest token.")]
 Seed = Annotated[int, typer.Option(min=0, help="Same seed, same result.")]

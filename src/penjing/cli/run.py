@@ -8,9 +8,8 @@ from typing import Annotated
 
 import typer
 
-from penjing.cli import resolve
 from penjing.cli.options import Json, MaxTokens, Model, Seed, Temperature, Threads, Tier
-from penjing.cli.show import print_json
+from penjing.cli.show import print_json, runnable
 from penjing.errors import SpecError
 
 
@@ -38,9 +37,7 @@ def generate(
         seed=seed,
         stop=tuple(stop or ()),
     )
-    engine = Engine(
-        resolve.runnable(model), tier=tier.value if tier else None, threads=threads, max_sequences=1
-    )
+    engine = Engine(runnable(model), tier=tier.value if tier else None, threads=threads, max_sequences=1)
     if as_json:
         answer = engine.generate(prompt, sampling)
         result = {"text": answer.text, "tokens": list(answer.tokens), "finish_reason": answer.finish_reason}
@@ -66,9 +63,7 @@ def chat(
     from penjing.engine import Engine, Sampling
 
     sampling = Sampling(max_tokens=max_tokens, temperature=temperature, seed=seed)
-    engine = Engine(
-        resolve.runnable(model), tier=tier.value if tier else None, threads=threads, max_sequences=1
-    )
+    engine = Engine(runnable(model), tier=tier.value if tier else None, threads=threads, max_sequences=1)
     messages = [{"role": "system", "content": system}] if system else []
     while text := read_line():
         messages.append({"role": "user", "content": text})
@@ -112,7 +107,7 @@ def serve(
             "two models have one name, and requests call them by it: rename one of the directories"
         )
     serve_models(
-        lambda: {name: resolve.runnable(model) for name, model in zip(names, models, strict=True)},
+        lambda: {name: runnable(model) for name, model in zip(names, models, strict=True)},
         host=host,
         port=port,
         api_key_file=api_key_file,

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NoReturn
 
 from penjing.errors import PenjingError
@@ -37,16 +38,29 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     Console().print(table)
 
 
+def measured_text(data: Path | None) -> Path:
+    """The text to measure on; that it is the built-in one is said aloud."""
+    if data is not None:
+        return data
+    from penjing.models.embedded import SEEDLING_TEXT
+
+    print("measuring on the built-in text (Python code); --data FILE measures on yours", file=sys.stderr)
+    return SEEDLING_TEXT
+
+
 @contextmanager
 def progress_bar() -> Iterator[Progress]:
     """A progress callback (stage, done, total) drawn on stderr; silent where stderr is no terminal."""
+    if not sys.stderr.isatty():  # nor pays for the import
+        yield lambda stage, done, total: None
+        return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
-    with Bars(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+    with Bars(*columns, console=console, transient=True) as bars:
         tasks: dict[str, TaskID] = {}
 
         def advance(stage: str, done: int, total: int) -> None:
@@ -55,6 +69,14 @@ def progress_bar() -> Iterator[Progress]:
             bars.update(tasks[stage], completed=done, total=total)
 
         yield advance
+
+
+def runnable(model: str) -> Path:
+    """An artifact directory; the first time, a checkpoint's reference artifact is made, with a bar."""
+    from penjing.optimize.evaluate import runnable as make_runnable
+
+    with progress_bar() as progress:
+        return make_runnable(model, progress)
 
 
 def megabytes(count: int) -> str:

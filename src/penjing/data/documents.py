@@ -17,6 +17,7 @@ from typing import Any
 from penjing.errors import DataError, EmptyDataError, MissingExtraError, TextEncodingError
 
 PLAIN_SUFFIXES = frozenset({".txt", ".py", ".md"})
+DEFAULT_TOKENS = 16384  # of a text, unless told otherwise: enough for a bound, and minutes on a small model
 SUFFIXES = PLAIN_SUFFIXES | {".jsonl", ".parquet"}
 
 

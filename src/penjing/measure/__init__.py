@@ -1,1 +1,1 @@
-"""Cost, speed, quality and the statistics of claims. Knows arrays, shapes and callables; never an engine."""
+"""Cost, memory, quality and the statistics of claims. Knows arrays, shapes and callables; never an engine."""

@@ -139,11 +139,6 @@ def roofline(cost: ModelCost, machine: Machine) -> Roofline:
     )
 
 
-def bytes_in_dtype(config: ModelConfig, element_bytes: int) -> dict[str, int]:
-    """Bytes of every tensor of a checkpoint whose elements take `element_bytes` each."""
-    return {name: math.prod(role.shape) * element_bytes for name, role in expected_tensors(config).items()}
-
-
 def bytes_in_formats(
     config: ModelConfig,
     weights: WeightFormat,

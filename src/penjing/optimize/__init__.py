@@ -2,18 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-from types import ModuleType
-
 from penjing.optimize.search import optimize
+from penjing.verbs import make_callable
 
 __all__ = ["optimize"]
 
-
-class Verb(ModuleType):
-    """The package is also its main function: `penjing.optimize(...)`, whichever was imported first."""
-
-    __call__ = staticmethod(optimize)
-
-
-sys.modules[__name__].__class__ = Verb
+make_callable(__name__, optimize)

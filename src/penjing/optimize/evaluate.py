@@ -11,6 +11,7 @@ import numpy as np
 from penjing import kernels
 from penjing.artifact import Artifact
 from penjing.artifact.layout import MANIFEST_FILE
+from penjing.data import documents as texts
 from penjing.engine import Engine
 from penjing.engine.pages import pages_for
 from penjing.errors import EmptyDataError, SpecError, TokenizerError
@@ -38,7 +39,7 @@ from penjing.optimize.serving import (
 )
 from penjing.spec import Tier
 
-DEFAULT_TOKENS = 16384
+DEFAULT_TOKENS = texts.DEFAULT_TOKENS
 TOKENIZER_FILE = "tokenizer.json"
 
 
@@ -63,8 +64,8 @@ class Settings:
 
 
 def evaluate(
-    candidate: Path,
-    against: Path | str | None,
+    candidate: str | Path,
+    against: str | Path | None,
     data: Path,
     *,
     tokens: int | None = DEFAULT_TOKENS,
@@ -76,13 +77,13 @@ def evaluate(
     speed: bool = True,
     progress: Progress = silent,
 ) -> Evaluation:
-    """Evaluate an artifact on the first `tokens` tokens of a text; `against` is an artifact or a checkpoint.
+    """Evaluate on the first `tokens` tokens of a text; each side is an artifact or a checkpoint as it is.
 
     Raises ArtifactError, CheckpointError, DataError, TokenizerError (the sides do not share a tokenizer), or
     SpecError for a setting out of range.
     """
     settings = Settings(window, tier, threads, seed, confidence, speed)
-    engine = open_engine(candidate, settings, tier)
+    engine = open_engine(runnable(candidate, progress), settings, tier)
     reference = None if against is None else open_engine(runnable(against, progress), settings, None)
     documents = read_tokens(data, engine.tokenizer, tokens)
     return evaluate_documents(engine, reference, documents, settings, name=data.name, progress=progress)
@@ -147,11 +148,14 @@ def open_engine(artifact: Path, settings: Settings, tier: Tier | None) -> Engine
     )
 
 
-def runnable(source: Path | str, progress: Progress) -> Path:
-    """An artifact as it is; a checkpoint through its reference artifact."""
-    if (Path(source) / MANIFEST_FILE).is_file():
-        return Path(source)
-    return reference_artifact(source, progress=progress)
+def is_artifact(model: str | Path) -> bool:
+    """Whether this is a directory that Penjing wrote."""
+    return (Path(model) / MANIFEST_FILE).is_file()
+
+
+def runnable(model: str | Path, progress: Progress = silent) -> Path:
+    """An artifact as it is; a checkpoint through its reference artifact. Raises as `reference_artifact`."""
+    return Path(model) if is_artifact(model) else reference_artifact(model, progress=progress)
 
 
 def check_same_tokenizer(candidate: Artifact, reference: Artifact) -> None:

@@ -7,7 +7,7 @@ import sys
 
 from penjing.engine import Engine
 from penjing.engine.pages import pages_for
-from penjing.measure.speed import peak_rss_bytes
+from penjing.measure.memory import peak_rss_bytes
 from penjing.optimize.serving import MAX_REQUEST_TOKENS, Request, time_request
 
 

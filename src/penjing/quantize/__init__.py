@@ -2,18 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-from types import ModuleType
-
 from penjing.quantize.walk import quantize_checkpoint
+from penjing.verbs import make_callable
 
 __all__ = ["quantize_checkpoint"]
 
-
-class Verb(ModuleType):
-    """The package is also its main function: `penjing.quantize(...)`, whichever was imported first."""
-
-    __call__ = staticmethod(quantize_checkpoint)
-
-
-sys.modules[__name__].__class__ = Verb
+make_callable(__name__, quantize_checkpoint)

@@ -14,7 +14,7 @@ from penjing.serve.run import run
 
 
 def serve_models(
-    locate: Callable[[], Mapping[str, str | Path]],
+    models: Mapping[str, str | Path] | Callable[[], Mapping[str, str | Path]],
     *,
     host: str = "127.0.0.1",
     port: int = 8000,
@@ -22,15 +22,17 @@ def serve_models(
     grace_seconds: float = 30.0,
     threads: int | None = None,
 ) -> None:
-    """Serve artifacts under the names that `locate` gives them, until a signal ends it.
+    """Serve artifacts by name, until a signal ends it.
 
-    Keys and port are settled before `locate` is called, which may take its time to make an artifact first.
-    threads: of each engine. Raises what `load_api_keys`, `run`, `locate` and `Engine` raise.
+    models: name -> artifact directory, or a function that gives these; it is called when keys and port are
+    settled, and may take its time to make an artifact first. threads: of each engine. Raises what
+    `load_api_keys`, `run`, `models` and `Engine` raise.
     """
     keys = frozenset() if api_key_file is None else load_api_keys(api_key_file)
 
     def load() -> FastAPI:
-        engines = {name: Engine(path, threads=threads) for name, path in locate().items()}
+        paths = models() if callable(models) else models
+        engines = {name: Engine(path, threads=threads) for name, path in paths.items()}
         return create_app(engines, api_keys=keys)
 
     run(load, host, port, grace_seconds=grace_seconds)

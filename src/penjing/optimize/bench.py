@@ -10,11 +10,12 @@ from statistics import median
 import numpy as np
 
 from penjing.artifact import Artifact
-from penjing.cli.show import print_table
 from penjing.engine import Engine, Sampling
-from penjing.errors import PromptTooLongError
+from penjing.errors import PromptTooLongError, SpecError
 from penjing.measure.cost import Roofline, model_cost, roofline, stored_bytes
 from penjing.measure.machine import Machine, probe_machine
+from penjing.optimize.evaluate import runnable
+from penjing.optimize.progress import Progress, silent
 from penjing.spec import Spec, Tier
 
 ROUNDS = 5
@@ -63,16 +64,26 @@ class Arrivals:
 
 
 def measure_bench(
-    path: Path,
+    model: str | Path,
     *,
-    prompt_tokens: int,
-    output_tokens: int,
-    streams: int,
-    tier: Tier | None,
-    threads: int | None,
+    prompt_tokens: int = 256,
+    output_tokens: int = 64,
+    streams: int = 1,
+    tier: Tier | None = None,
+    threads: int | None = None,
+    progress: Progress = silent,
 ) -> Bench:
-    """Run `streams` greedy requests at once, ROUNDS times. Raises PromptTooLongError beyond the context."""
-    artifact = Artifact.open(path)
+    """Run `streams` greedy requests of random tokens at once, ROUNDS times.
+
+    model: an artifact, or a checkpoint as it is. output_tokens: at least 2, as a rate needs two. Raises
+    PromptTooLongError beyond the context, SpecError for a size out of range, ArtifactError, CheckpointError.
+    """
+    if min(prompt_tokens, streams) < 1 or output_tokens < 2:
+        raise SpecError(
+            f"{streams} streams of {prompt_tokens} prompt and {output_tokens} output tokens: there must be "
+            "at least 1, 1 and 2"
+        )
+    artifact = Artifact.open(runnable(model, progress))
     config = artifact.config
     if prompt_tokens + output_tokens > config.max_positions:
         raise PromptTooLongError(
@@ -83,8 +94,7 @@ def measure_bench(
     engine = Engine(artifact, tier=chosen, threads=threads, max_sequences=streams, prefix_cache=False)
     rng = np.random.default_rng(0)
     prompts = rng.integers(0, config.vocab_size, (streams, prompt_tokens)).tolist()
-    run_round(engine, prompts, output_tokens)
-    rounds = [run_round(engine, prompts, output_tokens) for _ in range(ROUNDS)]
+    rounds = run_rounds(engine, prompts, output_tokens, progress)
     cost = model_cost(
         config, stored_bytes(artifact, chosen), context_tokens=prompt_tokens, prefill_tokens=prompt_tokens
     )
@@ -92,7 +102,7 @@ def measure_bench(
     first = np.quantile([second for arrivals in rounds for second in arrivals.first], [0.5, 0.99])
     gaps = np.quantile([gap for arrivals in rounds for gap in arrivals.gaps], [0.5, 0.99])
     return Bench(
-        model=path.name,
+        model=Path(model).name,
         tier=chosen,
         prompt_tokens=prompt_tokens,
         output_tokens=output_tokens,
@@ -108,6 +118,18 @@ def measure_bench(
     )
 
 
+def run_rounds(
+    engine: Engine, prompts: list[list[int]], output_tokens: int, progress: Progress
+) -> list[Arrivals]:
+    """One round that does not count, and ROUNDS that do."""
+    rounds = []
+    for done in range(1 + ROUNDS):
+        progress("bench", done, 1 + ROUNDS)
+        rounds.append(run_round(engine, prompts, output_tokens))
+    progress("bench", 1 + ROUNDS, 1 + ROUNDS)
+    return rounds[1:]
+
+
 def run_round(engine: Engine, prompts: list[list[int]], output_tokens: int) -> Arrivals:
     """Submit all prompts, and note when each token comes."""
     sampling = Sampling(max_tokens=output_tokens, ignore_eos=True)
@@ -117,34 +139,3 @@ def run_round(engine: Engine, prompts: list[list[int]], output_tokens: int) -> A
         for event in engine.step():
             arrivals[event.sequence_id].append(time.perf_counter() - start)
     return Arrivals(arrivals)
-
-
-def print_bench(result: Bench) -> None:
-    """One table: what was measured, and the limit where a single stream has one."""
-    limit, one = result.limit, result.streams == 1
-    decode_share = result.decode_tokens_per_second / limit.decode_tokens_per_second
-    prefill_share = result.prefill_tokens_per_second / limit.prefill_tokens_per_second
-    print_table(
-        f"{result.model}, tier {result.tier}, {result.machine.isa}: "
-        f"{result.streams} x ({result.prompt_tokens} + {result.output_tokens}) tokens",
-        ("", "measured", "of the limit"),
-        [
-            ("Prefill, tokens/s", f"{result.prefill_tokens_per_second:,.0f}", f"{prefill_share:.0%}"),
-            (
-                "Decode, tokens/s",
-                f"{result.decode_tokens_per_second:,.0f}",
-                f"{decode_share:.0%}" if one else "",
-            ),
-            ("TTFT, median and p99", milliseconds(result.median_ttft_seconds, result.p99_ttft_seconds), ""),
-            (
-                "Between tokens, median and p99",
-                milliseconds(result.median_inter_token_seconds, result.p99_inter_token_seconds),
-                "",
-            ),
-        ],
-    )
-
-
-def milliseconds(middle: float, p99: float) -> str:
-    """Two latencies on one line."""
-    return f"{1e3 * middle:,.2f} / {1e3 * p99:,.2f} ms"
