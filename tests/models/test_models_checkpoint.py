@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -201,6 +202,30 @@ def test_broken_config(tmp_path: Path, text: str) -> None:
     (path / "config.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(CorruptCheckpointError, match=r"config\.json"):
         Checkpoint.open(path)
+
+
+@pytest.mark.parametrize("refused", ["config.json", "model.safetensors"])
+def test_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: str) -> None:
+    path = write_checkpoint(tmp_path / "m")
+    permitted = Path.open
+
+    def refuse(self: Path, *arguments: Any, **options: Any) -> Any:
+        if self.name == refused:
+            raise PermissionError(13, "Permission denied")
+        return permitted(self, *arguments, **options)
+
+    checkpoint = Checkpoint.open(path)
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(CorruptCheckpointError, match=rf"{refused}: cannot be read \(Permission denied\)"):
+        Checkpoint.open(path)
+    if refused != "config.json":
+        with pytest.raises(CorruptCheckpointError, match="Permission denied"):
+            checkpoint.read("head")
+
+
+def test_path_that_the_system_refuses() -> None:
+    with pytest.raises(CorruptCheckpointError, match="File name too long"):
+        Checkpoint.open("a" * 5000)
 
 
 def test_not_a_checkpoint(tmp_path: Path) -> None:

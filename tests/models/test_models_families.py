@@ -94,6 +94,11 @@ def test_unknown_family_names_the_known_ones() -> None:
         {"quantization_config": {"quant_method": "gptq"}},
         {"num_key_value_heads": 3},
         {"head_dim": 9},
+        {"max_position_embeddings": 10**15},
+        {"num_hidden_layers": 10**9},
+        {"eos_token_id": -5},
+        {"eos_token_id": [2, 50]},
+        {"bos_token_id": 10**30},
     ],
 )
 def test_unsupported_settings(change: dict[str, Any]) -> None:
@@ -115,11 +120,22 @@ def test_unsupported_settings(change: dict[str, Any]) -> None:
         {"rope_scaling": {"type": "linear", "factor": float("nan")}},
         {"rms_norm_eps": float("inf")},
         {"rope_scaling": {"rope_type": "llama3", "factor": 8.0}},
+        {"rope_scaling": {"type": "linear", "factor": 10**400}},
+        {"rope_scaling": {"type": "yarn", "factor": 2.0, "original_max_position_embeddings": "many"}},
     ],
 )
 def test_settings_that_make_no_sense(change: dict[str, Any]) -> None:
     with pytest.raises(CorruptCheckpointError, match=r"config\.json"):
         read(LLAMA | change)
+
+
+def test_contexts_that_no_memory_holds() -> None:
+    yarn = {"rope_type": "yarn", "factor": 1e300, "original_max_position_embeddings": 10**300}
+    with pytest.raises(UnsupportedConfigError, match="up to 16777216 positions"):
+        read(LLAMA | {"rope_scaling": yarn})
+    with pytest.raises(UnsupportedConfigError, match="sliding_window"):
+        read(MISTRAL | {"sliding_window": 2**70})
+    assert read(LLAMA | {"max_position_embeddings": 2**24}).max_positions == 2**24
 
 
 def test_absent_keys_take_the_family_s_defaults() -> None:

@@ -78,6 +78,14 @@ def test_generation_settings_come_first(tmp_path: Path, value: object, expected:
     assert Tokenizer.load(tmp_path).eos_ids == expected
 
 
+@pytest.mark.parametrize("value", [-5, "</s>", [[1]], True, 2.0])
+def test_ends_of_text_that_are_no_tokens(tmp_path: Path, value: object) -> None:
+    load(tmp_path)
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": value}))
+    with pytest.raises(TokenizerError, match="not token ids"):
+        Tokenizer.load(tmp_path)
+
+
 def test_truncation_saved_in_the_file_is_switched_off(tmp_path: Path) -> None:
     backend = byte_level()
     backend.enable_truncation(4)

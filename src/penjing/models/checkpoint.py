@@ -14,7 +14,7 @@ from penjing.models.embedded import SEEDLING, SEEDLING_NAME
 from penjing.models.families import published_name, read_config
 from penjing.models.hub import fetch, looks_like_repository
 from penjing.models.settings import Settings
-from penjing.models.shards import StoredTensor, read_json, stored_tensors
+from penjing.models.shards import StoredTensor, read_json, reading, stored_tensors
 from penjing.spec import canonical_json
 
 CONFIG_FILE = "config.json"
@@ -44,10 +44,11 @@ class Checkpoint:
         Raises a subclass of CheckpointError, or MissingExtraError.
         """
         path = Path(name_or_path)
-        if str(name_or_path) == SEEDLING_NAME and not path.exists():
-            path = SEEDLING
-        if path.is_dir():
-            return cls(path, path.resolve().name, None)
+        with reading(path):
+            if str(name_or_path) == SEEDLING_NAME and not path.exists():
+                path = SEEDLING
+            if path.is_dir():
+                return cls(path, path.resolve().name, None)
         if not isinstance(name_or_path, str) or not looks_like_repository(name_or_path):
             raise CheckpointNotFoundError(f"{path}: no such directory")
         directory, revision = fetch(name_or_path)

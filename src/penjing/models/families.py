@@ -12,6 +12,10 @@ from penjing.artifact.config import BlockConfig, ModelConfig, RopeConfig
 from penjing.errors import UnsupportedFamilyError
 from penjing.models.settings import Settings
 
+# Far beyond any model published: a number above these is a mistake, or an attempt to use up the memory.
+MAX_POSITIONS = 2**24
+MAX_LAYERS = 2**12
+
 # Canonical name -> published name. Families without a tensor (a bias, a norm) simply never ask for it.
 MODEL_TENSORS = {
     "embedding": "model.embed_tokens.weight",
@@ -73,14 +77,15 @@ def uniform_windows(settings: Settings, num_layers: int) -> list[int | None]:
     window = (
         None
         if settings.data.get("sliding_window", 4096) is None
-        else settings.integer("sliding_window", 4096)
+        else settings.integer("sliding_window", 4096, most=MAX_POSITIONS)
     )
     return [window] * num_layers
 
 
 def layered_windows(settings: Settings, num_layers: int) -> list[int | None]:
     """Qwen: `layer_types`, or else the layers from `max_window_layers` on; only if switched on."""
-    window = settings.integer("sliding_window", 4096) if settings.flag("use_sliding_window") else None
+    used = settings.flag("use_sliding_window")
+    window = settings.integer("sliding_window", 4096, most=MAX_POSITIONS) if used else None
     types = settings.data.get("layer_types")
     if types is None:
         first = settings.count("max_window_layers", 28)
@@ -162,12 +167,13 @@ def read_config(settings: Settings) -> ModelConfig:
     family = find_family(settings)
     settings.require("hidden_act", default="silu", supported=("silu",))
     settings.require("quantization_config", default=None, supported=(None,))
-    heads, layers = settings.integer("num_attention_heads"), settings.integer("num_hidden_layers")
-    hidden = settings.integer("hidden_size")
+    heads, hidden = settings.integer("num_attention_heads"), settings.integer("hidden_size")
+    layers = settings.integer("num_hidden_layers", most=MAX_LAYERS)
+    vocab_size = settings.integer("vocab_size")
     rope = settings.rope()
     return ModelConfig(
         family=family.name,
-        vocab_size=settings.integer("vocab_size"),
+        vocab_size=vocab_size,
         hidden_size=hidden,
         head_dim=head_dim(settings, family, hidden, heads),
         max_positions=max_positions(settings, family, rope),
@@ -178,8 +184,8 @@ def read_config(settings: Settings) -> ModelConfig:
         output_bias=decide(settings, family.output_bias),
         feed_forward_bias=decide(settings, family.feed_forward_bias),
         qk_norm=family.qk_norm,
-        bos_ids=settings.token_ids("bos_token_id", family.bos_ids),
-        eos_ids=settings.token_ids("eos_token_id", family.eos_ids),
+        bos_ids=settings.token_ids("bos_token_id", family.bos_ids, vocab_size),
+        eos_ids=settings.token_ids("eos_token_id", family.eos_ids, vocab_size),
         blocks=tuple(
             BlockConfig(
                 num_heads=heads,
@@ -194,10 +200,13 @@ def read_config(settings: Settings) -> ModelConfig:
 
 def max_positions(settings: Settings, family: Family, rope: RopeConfig) -> int:
     """The context length; YaRN stretches the original one, whatever max_position_embeddings says."""
-    published = settings.integer("max_position_embeddings", family.max_positions)
+    published = settings.integer("max_position_embeddings", family.max_positions, most=MAX_POSITIONS)
     if rope.type != "yarn" or rope.factor is None or rope.original_max_positions is None:
         return published
-    return max(published, int(rope.original_max_positions * rope.factor))
+    stretched = rope.original_max_positions * rope.factor
+    if stretched > MAX_POSITIONS:
+        raise settings.unsupported("rope_parameters.factor", rope.factor, f"up to {MAX_POSITIONS} positions")
+    return max(published, int(stretched))
 
 
 def decide(settings: Settings, rule: bool | str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from penjing.artifact.config import RopeConfig
 from penjing.errors import CorruptCheckpointError, UnsupportedConfigError
 
+LARGEST = sys.float_info.max
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 ROPE_KEYS = {
     "linear": ("factor",),
@@ -26,13 +27,18 @@ class Settings:
     data: dict[str, Any]
     generation: dict[str, Any]
 
-    def integer(self, key: str, default: int | None = None) -> int:
-        """A positive integer; null counts as absent. Raises CorruptCheckpointError."""
+    def integer(self, key: str, default: int | None = None, *, most: int | None = None) -> int:
+        """A positive integer; null counts as absent.
+
+        Raises CorruptCheckpointError, or UnsupportedConfigError for more than `most`.
+        """
         value = self.data.get(key)
         value = default if value is None else value
         if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
             what = "is missing" if value is None else f"is {value!r}, not a positive whole number"
             raise CorruptCheckpointError(f"{self.path}: {key} {what}; download it again")
+        if most is not None and value > most:
+            raise self.unsupported(key, value, f"up to {most}")
         return value
 
     def count(self, key: str, default: int) -> int:
@@ -46,7 +52,7 @@ class Settings:
     def positive(self, key: str, value: object, default: float | None = None) -> float:
         """Check that the value of a key is a positive number."""
         value = default if value is None else value
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= LARGEST:
             what = "is missing" if value is None else f"is {value!r}, not a positive number"
             raise CorruptCheckpointError(f"{self.path}: {key} {what}; download it again")
         return float(value)
@@ -61,14 +67,19 @@ class Settings:
             )
         return value
 
-    def token_ids(self, key: str, default: tuple[int, ...]) -> tuple[int, ...]:
-        """Token ids, from generation_config.json first; one id, a list, or null for none."""
+    def token_ids(self, key: str, default: tuple[int, ...], vocab_size: int) -> tuple[int, ...]:
+        """Token ids, from generation_config.json first; one id, a list, or null for none.
+
+        Raises CorruptCheckpointError, or UnsupportedConfigError for an id outside the vocabulary.
+        """
         for source in (self.generation, self.data):
             if source.get(key) is not None:
                 value = source[key]
                 ids = value if isinstance(value, list) else [value]
                 if not all(isinstance(item, int) and not isinstance(item, bool) for item in ids):
                     raise CorruptCheckpointError(f"{self.path}: {key} is {value!r}, not token ids")
+                if not all(0 <= item < vocab_size for item in ids):
+                    raise self.unsupported(key, value, f"ids from 0 to {vocab_size - 1}")
                 return tuple(ids)
         return () if key in self.data else default
 
@@ -115,6 +126,7 @@ class Settings:
         original = self.data.get("original_max_position_embeddings")
         original = table.get("original_max_position_embeddings") if original is None else original
         original = self.integer("max_position_embeddings") if original is None else original
+        self.positive("rope_parameters.original_max_position_embeddings", original)
         values = {**table, "original_max_position_embeddings": original}
         for key in ROPE_KEYS[kind]:
             self.positive(f"rope_parameters.{key}", values.get(key))

@@ -60,8 +60,7 @@ class Tokenizer:
         backend.no_truncation()
         backend.no_padding()
         config = read_json(directory / CONFIG_FILE)
-        eos = read_json(directory / GENERATION_FILE).get("eos_token_id")
-        generation_eos = eos if isinstance(eos, list) else [] if eos is None else [eos]
+        generation_eos = read_eos(directory / GENERATION_FILE)
         template = find_template(directory, config)
         return cls(backend, directory, special_tokens(config), template, generation_eos)
 
@@ -111,6 +110,15 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise TokenizerError(f"{path}: not a JSON object")
     return data
+
+
+def read_eos(path: Path) -> list[int]:
+    """The tokens that end a text, from the generation settings. Raises TokenizerError."""
+    value = read_json(path).get("eos_token_id")
+    ids = value if isinstance(value, list) else [] if value is None else [value]
+    if not all(isinstance(item, int) and not isinstance(item, bool) and item >= 0 for item in ids):
+        raise TokenizerError(f"{path}: eos_token_id is {value!r}, not token ids; correct it")
+    return ids
 
 
 def special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
