@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from penjing.data.documents import read_documents
-from penjing.data.splits import DEFAULT_SHARES, split_of
+from penjing.data.splits import split_of
 from penjing.errors import SpecError
 from penjing.measure.stats import MIN_UNITS
 from penjing.spec import Spec
@@ -72,7 +72,7 @@ def read_parts(
     for document in read_documents(data):
         if choose.is_full and claim.is_full:
             break
-        role = split_of(document.digest, DEFAULT_SHARES, seed)
+        role = split_of(document.digest, seed=seed)
         (claim if role == "report" else choose).add(document.text)
     if min(len(choose.documents), len(claim.documents)) >= MIN_UNITS:
         return choose.documents, claim.documents
