@@ -115,7 +115,9 @@ def test_bench(run: Run, tray: Path) -> None:
 
 
 def test_export_loads_as_a_checkpoint(run: Run, tray: Path, tmp_path: Path) -> None:
-    assert run("export", tray, "-o", tmp_path / "exported").code == 0
+    told = document(run("export", tray, "-o", tmp_path / "exported", "--json"))
+    assert told == {"path": str(tmp_path / "exported"), "dtype": "bf16"}
+    assert str(tmp_path / "again") in run("export", tray, "-o", tmp_path / "again").out
     assert document(run("profile", tmp_path / "exported", "--json"))["family"] == "llama"
 
 

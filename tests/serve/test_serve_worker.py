@@ -27,7 +27,7 @@ def is_idle(engine: Engine) -> bool:
 
 
 def test_64_streams_with_random_cancels(make_engine: MakeEngine) -> None:
-    engine, _ = make_engine(num_pages=100, max_sequences=24)
+    engine, runner = make_engine(num_pages=40, max_sequences=24)  # pages for about eight answers
     alone, _ = make_engine()
     chooser = random.Random(5)
     prompts = [f"the {'little ' * chooser.randrange(9)}tree {index % 7}" for index in range(64)]
@@ -50,9 +50,13 @@ def test_64_streams_with_random_cancels(make_engine: MakeEngine) -> None:
                     return None
             return text
 
+        runner.step_seconds = 0.3  # until many are there, however slowly they come
         with ThreadPoolExecutor(64) as pool:
-            texts = list(pool.map(ask, range(64)))
-        assert engine.stats().preemptions >= 0
+            answers = [pool.submit(ask, index) for index in range(64)]
+            wait_until(lambda: engine.stats().running + engine.stats().waiting >= 32)
+            runner.step_seconds = 0.0
+            texts = [answer.result(60) for answer in answers]
+        assert engine.stats().preemptions > 0
         wait_until(lambda: is_idle(engine))
     survivors = [(prompt, text) for prompt, text in zip(prompts, texts, strict=True) if text is not None]
     assert len(survivors) >= 40
