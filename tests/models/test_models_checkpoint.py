@@ -55,9 +55,19 @@ def test_hash_is_of_the_content(tmp_path: Path) -> None:
     assert Checkpoint.open(tmp_path / "one").hash == sharded.hash
 
 
-def test_name_is_the_directory_not_the_path(tmp_path: Path) -> None:
+def test_a_directory_has_no_name(tmp_path: Path) -> None:
     checkpoint = Checkpoint.open(write_checkpoint(tmp_path / "tiny"))
-    assert (checkpoint.name, checkpoint.revision) == ("tiny", None)
+    assert (checkpoint.name, checkpoint.revision) == (None, None)
+
+
+def test_tensor_that_changes_while_in_use(tmp_path: Path) -> None:
+    """What is made of a checkpoint carries its hash, so every reading must find the same bytes."""
+    checkpoint = Checkpoint.open(write_checkpoint(tmp_path / "m"))
+    before = checkpoint.read("head")
+    assert np.array_equal(checkpoint.read("head"), before)
+    write_checkpoint(tmp_path / "m", seed=1)
+    with pytest.raises(CorruptCheckpointError, match=r"head was changed while it was in use"):
+        checkpoint.read("head")
 
 
 def test_tied_head_may_be_stored_twice_if_equal(tmp_path: Path) -> None:

@@ -21,27 +21,43 @@ def fake_hub(monkeypatch: pytest.MonkeyPatch, download: object) -> None:
 def test_only_names_are_sent_to_the_hub() -> None:
     assert looks_like_repository("gpt2")
     assert looks_like_repository("Qwen/Qwen2.5-0.5B")
-    for path in ("/data/model", "./model", "../model", "a/b/c", "", "a/", "~/model", "a b"):
+    assert looks_like_repository("Qwen/Qwen2.5-0.5B@main")
+    for path in (
+        "/data/model",
+        "./model",
+        "../model",
+        "a/b/c",
+        "",
+        "a/",
+        "~/model",
+        "a b",
+        "a@",
+        "@main",
+        "a@../b",
+    ):
         assert not looks_like_repository(path)
 
 
 def test_fetched_repository_is_pinned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     snapshot = write_checkpoint(tmp_path / "snapshots" / "0123abc")
-    asked = []
+    asked: list[tuple[str, str | None]] = []
 
-    def download(name: str, allow_patterns: list[str], ignore_patterns: list[str]) -> str:
-        asked.append((name, allow_patterns))
+    def download(
+        name: str, revision: str | None, allow_patterns: list[str], ignore_patterns: list[str]
+    ) -> str:
+        asked.append((name, revision))
+        assert not any(pattern.endswith((".bin", ".pt", ".py")) for pattern in allow_patterns)
         return str(snapshot)
 
     fake_hub(monkeypatch, download)
-    checkpoint = Checkpoint.open("owner/some-model-7b")
-    assert (checkpoint.name, checkpoint.revision) == ("owner/some-model-7b", "0123abc")
-    assert asked[0][0] == "owner/some-model-7b"
-    assert not any(pattern.endswith((".bin", ".pt", ".py")) for pattern in asked[0][1])
+    for name, revision in (("owner/some-model-7b", None), ("owner/some-model-7b@refs/pr/1", "refs/pr/1")):
+        checkpoint = Checkpoint.open(name)
+        assert (checkpoint.name, checkpoint.revision) == ("owner/some-model-7b", "0123abc")
+        assert asked.pop() == ("owner/some-model-7b", revision)
 
 
 def test_unreachable_repository_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    def download(name: str, allow_patterns: list[str], ignore_patterns: list[str]) -> str:
+    def download(name: str, **_: object) -> str:
         raise ConnectionError("no route to host\nmore\nlines")
 
     fake_hub(monkeypatch, download)

@@ -45,10 +45,20 @@ def test_a_damaged_copy_is_replaced_aloud(checkpoint: Path, tmp_path: Path) -> N
     assert "damaged" in stages[0]
 
 
+def test_a_copy_damaged_beyond_recognition_is_replaced_too(checkpoint: Path, tmp_path: Path) -> None:
+    path = reference_artifact(checkpoint, directory=tmp_path)
+    whole = (path / "manifest.json").read_bytes()
+    (path / "manifest.json").write_bytes(whole[:1000])
+    assert reference_artifact(checkpoint, directory=tmp_path) == path
+    assert (path / "manifest.json").read_bytes() == whole
+
+
 def test_another_tokenizer_is_another_reference(checkpoint: Path, tmp_path: Path) -> None:
-    copy = tmp_path / checkpoint.name
+    copy = tmp_path / "another-name"
     shutil.copytree(checkpoint, copy)
     first = reference_artifact(copy, directory=tmp_path / "cache")
     assert first == reference_artifact(checkpoint, directory=tmp_path / "cache")
+    published = Checkpoint(checkpoint, "owner/letters", "0123abc")
+    assert reference_artifact(published, directory=tmp_path / "cache") != first
     (copy / "tokenizer_config.json").write_text("{}")
     assert reference_artifact(copy, directory=tmp_path / "cache") != first

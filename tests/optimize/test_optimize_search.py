@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from penjing.artifact import Artifact, read_certificate, verify_artifact
 from penjing.errors import InfeasibleBudgetError, OutputExistsError, SpecError
 from penjing.optimize import search as search_module
-from penjing.optimize.candidates import candidates
+from penjing.optimize.candidates import candidates, seeded_recipes
 from penjing.optimize.certificate import verify_certificate
 from penjing.optimize.search import Optimized, optimize, percent
 from penjing.optimize.trials import Trials
@@ -163,8 +166,77 @@ def test_a_budget_must_limit_something(checkpoint: Path, own_text: Path, tmp_pat
         run(checkpoint, tmp_path / "tray", own_text)
 
 
+@pytest.mark.parametrize("seed", [-1, 2**63])
+def test_a_seed_out_of_range_is_refused_before_any_work(tmp_path: Path, seed: int) -> None:
+    budget = Budget(max_loss=0.02)
+    with pytest.raises(SpecError, match="optimize: seed:"):
+        optimize(tmp_path / "no-model", tmp_path / "tray", budget, tmp_path / "no-text", seed=seed)
+    assert not list(tmp_path.iterdir())
+
+
+def with_faint_gate(checkpoint: Path, copy: Path, factor: float) -> Path:
+    """A copy whose first gate has such small weights that the scales of some formats vanish in float16."""
+    shutil.copytree(checkpoint, copy)
+    tensors = load_file(copy / "model.safetensors")
+    tensors["model.layers.0.mlp.gate_proj.weight"] *= np.float32(factor)
+    save_file(tensors, copy / "model.safetensors")
+    return copy
+
+
+def test_a_candidate_that_cannot_hold_the_weights_is_skipped(
+    checkpoint: Path, own_text: Path, tmp_path: Path
+) -> None:
+    faint = with_faint_gate(checkpoint, tmp_path / "faint", 2e-6)
+    stages: list[str] = []
+    result = optimize(
+        faint,
+        tmp_path / "tray",
+        Budget(max_size=0.9),
+        own_text,
+        tokens=2000,
+        threads=1,
+        speed=False,
+        progress=lambda stage, *_: stages.append(stage),
+    )
+    assert result.refused
+    assert "blocks.0.gate" in next(iter(result.refused.values()))
+    assert result.chosen not in result.refused
+    assert not set(result.refused) & {point.name for point in result.frontier}
+    assert any(stage.startswith(f"skip {next(iter(result.refused))}") for stage in stages)
+    with pytest.raises(InfeasibleBudgetError, match=r"needs --max-loss .* drops out: blocks\.0\.gate"):
+        optimize(faint, tmp_path / "other", Budget(max_loss=1e-9), own_text, tokens=2000, threads=1)
+
+
+def test_no_candidate_holds_the_weights(checkpoint: Path, own_text: Path, tmp_path: Path) -> None:
+    faint = with_faint_gate(checkpoint, tmp_path / "faint", 1e-12)
+    with pytest.raises(InfeasibleBudgetError, match=r"no candidate that fits can hold .*; so do "):
+        run(faint, tmp_path / "tray", own_text, max_size="90%")
+    assert not (tmp_path / "tray").exists()
+
+
+def test_a_name_is_resolved_once(
+    checkpoint: Path, own_text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A branch may move while candidates are made."""
+    fetched: list[str] = []
+
+    def fetch(name: str) -> tuple[Path, str, str]:
+        fetched.append(name)
+        return checkpoint, "owner/letters", f"{len(fetched)}"
+
+    monkeypatch.setattr("penjing.models.checkpoint.fetch", fetch)
+    result = optimize(
+        "owner/letters@main", tmp_path / "tray", Budget(max_size=0.9), own_text, threads=1, speed=False
+    )
+    assert fetched == ["owner/letters@main"]
+    source = Artifact.open(tmp_path / "tray").manifest.provenance.source
+    assert (source.name, source.revision) == ("owner/letters", "1")
+    assert result.certificate.source_name == "owner/letters"
+
+
 def test_predicted_sizes_are_those_written(int8: Artifact, layered: Artifact) -> None:
-    predicted = {candidate.name: candidate.tensor_bytes for candidate in candidates(int8.config, seed=0)}
+    table = candidates(int8.config, seeded_recipes(seed=0))
+    predicted = {candidate.name: candidate.tensor_bytes for candidate in table}
     assert predicted["int8/64"] == int8.tensor_bytes
     assert predicted["layered/64"] == layered.tensor_bytes
     assert list(predicted.values()) == sorted(predicted.values())

@@ -12,6 +12,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from checkpoints import LLAMA, MISTRAL, QWEN2, QWEN3, random_tensors, write_checkpoint
+from text_samples import byte_level, write_tokenizer
 
 from penjing.artifact import Artifact, expected_tensors, verify_artifact
 from penjing.errors import (
@@ -19,6 +20,7 @@ from penjing.errors import (
     NonFiniteWeightError,
     OutputExistsError,
     SpecError,
+    TokenizerError,
 )
 from penjing.formats import decode
 from penjing.models import Checkpoint
@@ -81,7 +83,7 @@ def test_two_runs_give_the_same_bytes(tmp_path: Path, tiny: Path) -> None:
 def test_threads_shards_and_place_change_nothing(tmp_path: Path, tiny: Path) -> None:
     here = quantize_checkpoint(tiny, tmp_path / "here", preset("layered"))
     elsewhere = write_checkpoint(
-        tmp_path / "deep" / "down" / "tiny", QWEN3, dtype=ml_dtypes.bfloat16, num_shards=3
+        tmp_path / "deep" / "down" / "another-name", QWEN3, dtype=ml_dtypes.bfloat16, num_shards=3
     )
     code = "import sys; from pathlib import Path; from penjing.quantize import quantize_checkpoint;"
     code += "from penjing.spec import preset;"
@@ -96,7 +98,8 @@ def test_recipe_source_and_seed_are_in_the_hash(tmp_path: Path, tiny: Path) -> N
     base = preset("int4")
     provenance = quantize_checkpoint(tiny, tmp_path / "a", base).manifest.provenance
     assert provenance.recipe == base
-    assert provenance.source.name == "tiny"
+    assert (provenance.source.name, provenance.source.revision) == (None, None)
+    assert provenance.source.label == provenance.source.hash[:12]
     assert provenance.source.hash == Checkpoint.open(tiny).hash
     assert provenance.source.tensor_bytes == Checkpoint.open(tiny).tensor_bytes
     assert set(provenance.versions) == {"ml_dtypes", "numpy", "penjing"}
@@ -107,6 +110,28 @@ def test_recipe_source_and_seed_are_in_the_hash(tmp_path: Path, tiny: Path) -> N
     text = (tmp_path / "a" / "manifest.json").read_text()
     assert str(tmp_path) not in text
     assert str(tiny.parent) not in text
+
+
+def test_an_open_checkpoint_is_a_source_too(tmp_path: Path, tiny: Path) -> None:
+    opened = Checkpoint.open(tiny)
+    hashes = {quantize_checkpoint(opened, tmp_path / name, preset("int4")).hash for name in ("a", "b")}
+    assert hashes == {quantize_checkpoint(tiny, tmp_path / "c", preset("int4")).hash}
+    published = Checkpoint(tiny, "owner/model", "0123abc")
+    named = quantize_checkpoint(published, tmp_path / "named", preset("int4"))
+    source = named.manifest.provenance.source
+    assert (source.name, source.revision, source.label) == ("owner/model", "0123abc", "owner/model")
+    assert named.hash not in hashes
+
+
+@pytest.mark.parametrize("file", ["tokenizer.json", "tokenizer_config.json"])
+def test_broken_tokenizer(tmp_path: Path, file: str) -> None:
+    """What could not be served is not written."""
+    source = write_checkpoint(tmp_path / "m")
+    write_tokenizer(source, byte_level())
+    (source / file).write_text('{"broken": ')
+    with pytest.raises(TokenizerError, match=file.replace(".", r"\.")):
+        quantize_checkpoint(source, tmp_path / "tray", preset("int4"))
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
 
 
 def test_progress_counts_every_tensor(tmp_path: Path, tiny: Path) -> None:

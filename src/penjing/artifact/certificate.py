@@ -75,12 +75,13 @@ class MeasuredSpeed(Spec):
 class Certificate(Spec):
     """A claim (`budget`), what was measured against it, and all that is needed to measure it again.
 
-    issued_at: UTC, ISO 8601. peak_memory_bytes: of a process that serves the artifact alone.
+    source_name: the repository, or None for a directory. issued_at: UTC, ISO 8601. peak_memory_bytes: of a
+    process that serves the artifact alone.
     """
 
     certificate_version: Literal[1] = 1
     artifact_hash: Sha256
-    source_name: str
+    source_name: str | None = None
     source_hash: Sha256
     budget: Budget
     measured: Measured

@@ -46,16 +46,21 @@ class FileEntry(Spec):
 class Source(Spec):
     """The checkpoint that an artifact was made from.
 
-    name: a repository's name, or the name of the checkpoint's directory (never a path).
-    revision: the commit a repository was fetched at.
+    name, revision: the repository and the commit it was fetched at; None for a directory, so that what it
+    happens to be called changes no hash.
     hash: SHA-256 over the configuration and all tensors.
     tensor_bytes: bytes of those tensors in their own dtypes.
     """
 
-    name: str
+    name: str | None = None
     revision: str | None = None
     hash: str = Field(pattern=HEX_SHA256)
     tensor_bytes: int = Field(gt=0)
+
+    @property
+    def label(self) -> str:
+        """What to call it in texts: the repository, or the first 12 digits of the hash."""
+        return self.name or self.hash[:12]
 
 
 class Provenance(Spec):

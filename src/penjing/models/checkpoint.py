@@ -9,7 +9,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from penjing.artifact.config import ModelConfig, TensorRole, expected_tensors
-from penjing.errors import CheckpointNotFoundError, CheckpointShapeError
+from penjing.errors import CheckpointNotFoundError, CheckpointShapeError, CorruptCheckpointError
 from penjing.models.embedded import SEEDLING, SEEDLING_NAME
 from penjing.models.families import published_name, read_config
 from penjing.models.hub import fetch, looks_like_repository
@@ -26,10 +26,11 @@ IGNORED_SUFFIX = ".rotary_emb.inv_freq"  # computed from the configuration; old 
 class Checkpoint:
     """A checkpoint directory. Make one with `Checkpoint.open`.
 
-    name: the repository, or the directory's own name. revision: the commit it was fetched at, or None.
+    name, revision: the repository and the commit that it was fetched at. A plain directory has neither: what
+    it is called says nothing about what is in it.
     """
 
-    def __init__(self, path: Path, name: str, revision: str | None) -> None:
+    def __init__(self, path: Path, name: str | None = None, revision: str | None = None) -> None:
         self.path = path
         self.name = name
         self.revision = revision
@@ -41,6 +42,7 @@ class Checkpoint:
     def open(cls, name_or_path: str | Path) -> Checkpoint:
         """Open a directory, the embedded model (`seedling`), or fetch a repository by name (extra `hub`).
 
+        A name is `owner/name`, or `owner/name@revision` for a branch, tag or commit.
         Raises a subclass of CheckpointError, or MissingExtraError.
         """
         path = Path(name_or_path)
@@ -48,11 +50,10 @@ class Checkpoint:
             if str(name_or_path) == SEEDLING_NAME and not path.exists():
                 path = SEEDLING
             if path.is_dir():
-                return cls(path, path.resolve().name, None)
+                return cls(path)
         if not isinstance(name_or_path, str) or not looks_like_repository(name_or_path):
             raise CheckpointNotFoundError(f"{path}: no such directory")
-        directory, revision = fetch(name_or_path)
-        return cls(directory, name_or_path, revision)
+        return cls(*fetch(name_or_path))
 
     @property
     def tensor_bytes(self) -> int:
@@ -60,10 +61,16 @@ class Checkpoint:
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
     def read(self, name: str) -> NDArray[Any]:
-        """A tensor by canonical name, in its own dtype (ml_dtypes.bfloat16 for bf16)."""
+        """A tensor by canonical name, in its own dtype (ml_dtypes.bfloat16 for bf16).
+
+        Raises CorruptCheckpointError if it is not what it was when it was read before.
+        """
         array = self.tensors[name].read()
-        if name not in self.digests:
-            self.digests[name] = hashlib.sha256(array.reshape(-1).view("u1").data).hexdigest()
+        digest = hashlib.sha256(array.reshape(-1).view("u1").data).hexdigest()
+        if self.digests.setdefault(name, digest) != digest:
+            raise CorruptCheckpointError(
+                f"{self.tensors[name].file}: {name} was changed while it was in use; begin again"
+            )
         return array
 
     @property

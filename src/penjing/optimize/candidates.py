@@ -7,7 +7,7 @@ from typing import Literal
 
 from penjing.artifact import ModelConfig
 from penjing.measure.cost import artifact_bytes
-from penjing.spec import Recipe, WeightFormatName, preset
+from penjing.spec import Recipe, WeightFormatName, preset, validate
 
 GroupSize = Literal[32, 64, 128]
 TABLE: tuple[tuple[WeightFormatName, GroupSize], ...] = (
@@ -32,15 +32,23 @@ class Candidate:
     tensor_bytes: int
 
 
-def candidates(config: ModelConfig, seed: int) -> list[Candidate]:
-    """Every recipe of the table for a model of this shape, smallest first.
+def seeded_recipes(seed: int) -> dict[str, Recipe]:
+    """Every recipe of the table, by the candidate's name. Raises SpecError for a seed out of range."""
+    return {
+        f"{format_name}/{group_size}": validate(
+            Recipe, preset(format_name, group_size).model_dump() | {"seed": seed}, "optimize"
+        )
+        for format_name, group_size in TABLE
+    }
+
+
+def candidates(config: ModelConfig, recipes: dict[str, Recipe]) -> list[Candidate]:
+    """These recipes for a model of this shape, smallest first.
 
     Sizes follow from shapes and formats alone, so that a recipe that cannot fit is never run.
     """
     found = []
-    for format_name, group_size in TABLE:
-        recipe = preset(format_name, group_size).model_copy(update={"seed": seed})
+    for name, recipe in recipes.items():
         step = recipe.steps[0]
-        size = artifact_bytes(config, step.weights, step.embedding)
-        found.append(Candidate(f"{format_name}/{group_size}", recipe, size))
+        found.append(Candidate(name, recipe, artifact_bytes(config, step.weights, step.embedding)))
     return sorted(found, key=lambda candidate: candidate.tensor_bytes)

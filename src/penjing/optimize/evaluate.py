@@ -218,7 +218,7 @@ def describe(engine: Engine, tier: Tier, own_perplexity: float, speed: ServingSp
     source = artifact.manifest.provenance.source
     matrices = [entry for entry in artifact.manifest.tensors.values() if len(entry.shape) == 2]
     return Side(
-        name=source.name,
+        name=source.label,
         artifact_hash=artifact.hash,
         source_hash=source.hash,
         formats=tuple(sorted({entry.format for entry in matrices})),

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from pathlib import Path
 
 from penjing.artifact import Artifact
 from penjing.artifact.layout import FORMAT_VERSION
 from penjing.artifact.staging import output_errors
+from penjing.artifact.writer import objection_to_replacing
 from penjing.errors import ArtifactError, OutputExistsError
 from penjing.models import Checkpoint
 from penjing.optimize.progress import Progress, silent
@@ -23,14 +25,14 @@ TEXT_SUFFIXES = {".json", ".jinja", ".model", ".txt"}  # configuration, tokenize
 
 
 def reference_artifact(
-    checkpoint: str | Path, *, directory: Path | None = None, progress: Progress = silent
+    checkpoint: str | Path | Checkpoint, *, directory: Path | None = None, progress: Progress = silent
 ) -> Path:
     """The path of a checkpoint's reference artifact: weights in their own dtype, fp32 KV cache.
 
     Made on first use, in `directory` or the cache; if it is there already, every checksum is
     verified, and a damaged one is made anew. Raises CheckpointError or OutputError.
     """
-    opened = Checkpoint.open(checkpoint)
+    opened = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint.open(checkpoint)
     path = (directory or cache_directory() / "references") / cache_key(opened)
     if path.exists():
         if is_whole(path):
@@ -38,9 +40,11 @@ def reference_artifact(
         progress(f"{STAGE}: cached copy is damaged, making it anew", 0, 1)
     with output_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and objection_to_replacing(path) is not None:
+            shutil.rmtree(path)  # too damaged to be known for an artifact
     try:
         quantize_checkpoint(
-            checkpoint,
+            opened,
             path,
             preset("keep"),
             force=path.exists(),
@@ -59,8 +63,9 @@ def cache_directory() -> Path:
 
 
 def cache_key(checkpoint: Checkpoint) -> str:
-    """A name for all that the artifact is made of: name, tensors and text files, and the format."""
-    digest = hashlib.sha256(f"{FORMAT_VERSION} {checkpoint.name} {checkpoint.hash}".encode())
+    """A name for all that is in the artifact: tensors, text files, a repository's name, and the format."""
+    named = f"{checkpoint.name} {checkpoint.revision}"
+    digest = hashlib.sha256(f"{FORMAT_VERSION} {named} {checkpoint.hash}".encode())
     for file in sorted(checkpoint.path.iterdir()):
         if file.suffix in TEXT_SUFFIXES:
             digest.update(f" {file.name} {hashlib.sha256(file.read_bytes()).hexdigest()}".encode())

@@ -17,7 +17,7 @@ from penjing.artifact.staging import StagingDirectory
 from penjing.artifact.writer import objection_to_replacing
 from penjing.errors import InfeasibleBudgetError, SpecError
 from penjing.models import Checkpoint
-from penjing.optimize.candidates import Candidate, candidates
+from penjing.optimize.candidates import Candidate, candidates, seeded_recipes
 from penjing.optimize.certificate import issue_certificate
 from penjing.optimize.documents import read_parts
 from penjing.optimize.evaluate import DEFAULT_TOKENS, Settings, check_enough, open_engine, windows_of
@@ -32,13 +32,17 @@ LARGEST_TRIED = 3  # without a loss budget: the least loss among this many of th
 
 
 class Optimized(Spec):
-    """What a search published: the candidate, the evaluation behind its claim, and all that was measured."""
+    """What a search published: the candidate, the evaluation behind its claim, and all that was measured.
+
+    refused: the candidates that cannot hold the model's weights, and why.
+    """
 
     path: Path
     chosen: str
     certificate: Certificate
     evaluation: Evaluation
     frontier: tuple[FrontierPoint, ...]
+    refused: dict[str, str]
 
 
 def optimize(
@@ -59,19 +63,20 @@ def optimize(
 
     Without a loss budget it is the candidate of least loss that fits. `tokens` of the data are used, half to
     choose by and half to claim from; `speed`: whether the chosen one is timed as well. Raises
-    InfeasibleBudgetError if no candidate keeps the budget, SpecError for a budget without a limit,
-    CheckpointError, DataError, OutputError; then `out` is as it was.
+    InfeasibleBudgetError if no candidate keeps the budget, SpecError for a budget without a limit
+    or a seed out of range, CheckpointError, DataError, OutputError; then `out` is as it was.
     """
     if budget.max_size is None and budget.max_loss is None:
         raise SpecError("budget: limits neither size nor loss; give --max-size, --max-loss or both")
     settings = Settings(window, None, threads, seed, budget.confidence, speed)
+    recipes = seeded_recipes(seed)
     staging = StagingDirectory(out, force=force, objection=objection_to_replacing)
     staging.create()
     try:
         trials = begin(
             model, budget, data, tokens, settings=settings, workspace=staging.path, progress=progress
         )
-        candidate, evaluation = find(trials, candidates(trials.checkpoint.config, seed))
+        candidate, evaluation = find(trials, candidates(trials.checkpoint.config, recipes))
         path = trials.build(candidate)
         artifact = Artifact.open(path)
         certificate = issue_certificate(evaluation, artifact, budget, text_part="report", token_limit=tokens)
@@ -86,6 +91,7 @@ def optimize(
         certificate=certificate,
         evaluation=evaluation,
         frontier=frontier,
+        refused=trials.refused,
     )
 
 
@@ -101,13 +107,11 @@ def begin(
 ) -> Trials:
     """Open the checkpoint and its reference, and part the text."""
     checkpoint = Checkpoint.open(model)
-    reference = open_engine(reference_artifact(model, progress=progress), settings, None)
+    reference = open_engine(reference_artifact(checkpoint, progress=progress), settings, None)
     tune, report = read_parts(data, reference.tokenizer, tokens, settings.seed)
     for part in (tune, report):
         check_enough(windows_of(part, reference, settings), data.name, bounded=True)
-    return Trials(
-        model, checkpoint, reference, budget, settings, workspace, data.name, tune, report, progress
-    )
+    return Trials(checkpoint, reference, budget, settings, workspace, data.name, tune, report, progress)
 
 
 def find(trials: Trials, table: list[Candidate]) -> tuple[Candidate, Evaluation]:
@@ -128,14 +132,30 @@ def in_order_of_preference(trials: Trials, table: list[Candidate]) -> list[Candi
     fitting = [candidate for candidate in table if trials.fits(candidate)]
     if trials.budget.max_loss is not None:
         return fitting
-    return sorted(fitting[-LARGEST_TRIED:], key=trials.measure)
+    tried: list[Candidate] = []
+    for candidate in reversed(fitting):
+        if len(tried) < LARGEST_TRIED and trials.measure(candidate) < math.inf:
+            tried.insert(0, candidate)
+    return sorted(tried, key=trials.measure)
 
 
 def explain(trials: Trials, table: list[Candidate]) -> str:
-    """One line: the limit that binds, and the nearest budgets that could be kept."""
+    """One line: the limit that binds, the nearest budgets that could be kept, and what could not be tried."""
+    text = explain_limits(trials, table)
+    if not trials.refused:
+        return text
+    first, *others = trials.refused
+    also = f"; so do {', '.join(others)}" if others else ""
+    return f"{text} ({first} drops out: {trials.refused[first]}{also})"
+
+
+def explain_limits(trials: Trials, table: list[Candidate]) -> str:
+    """The limit that binds, and the nearest budgets that could be kept."""
     fitting = [candidate for candidate in table if trials.fits(candidate)]
     if fitting:
         least = min(fitting, key=trials.measure)
+        if trials.measure(least) == math.inf:
+            return "no candidate that fits can hold these weights"
         needed = f"--max-loss {loss_percent(trials.measure(least))}"
         binding = f"--max-loss binds: {least.name}, the best of {len(fitting)} that fit, needs {needed}"
     else:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from penjing.engine import Engine
+from penjing.errors import FormatError
 from penjing.models import Checkpoint
 from penjing.optimize.candidates import Candidate
 from penjing.optimize.documents import Tokens
@@ -33,12 +35,11 @@ class FrontierPoint(Spec):
 class Trials:
     """The inputs of one search, and its measurements.
 
-    model: the checkpoint's directory or name. workspace: a directory for candidates while they are measured.
-    tune, report: disjoint tokenized documents, to choose by and to claim from. bounds: the worst loss bound
-    found for each candidate.
+    workspace: a directory for candidates while they are measured. tune, report: disjoint tokenized documents,
+    to choose by and to claim from. bounds: the worst loss bound found for each candidate, infinite for those
+    that cannot hold the model's weights; refused: why they cannot.
     """
 
-    model: str | Path
     checkpoint: Checkpoint
     reference: Engine
     budget: Budget
@@ -50,6 +51,7 @@ class Trials:
     progress: Progress
     frontier: dict[str, FrontierPoint] = field(default_factory=dict)
     bounds: dict[str, float] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
 
     def fits(self, candidate: Candidate) -> bool:
         """Whether a candidate is within the size budget."""
@@ -61,25 +63,34 @@ class Trials:
         return candidate.tensor_bytes / self.checkpoint.tensor_bytes
 
     def keeps_loss(self, upper_delta_nll: float) -> bool:
-        """Whether a bound is within the loss budget."""
+        """Whether a bound is within the loss budget; an infinite one never is."""
         limit = self.budget.max_nll_increase
-        return limit is None or upper_delta_nll <= limit
+        return upper_delta_nll < math.inf if limit is None else upper_delta_nll <= limit
 
     def measure(self, candidate: Candidate) -> float:
-        """The loss bound of a candidate on the text to choose by; measured once."""
-        if candidate.name not in self.frontier:
-            settings = replace(self.settings, speed=False)
-            compared = self.evaluate(candidate, self.tune, settings, f"choose {candidate.name}").compared
-            self.frontier[candidate.name] = FrontierPoint(
-                name=candidate.name,
-                tensor_bytes=candidate.tensor_bytes,
-                size_ratio=compared.size_ratio,
-                mean_delta_nll=compared.bound.mean,
-                upper_delta_nll=compared.bound.upper,
-                mean_kl=compared.quality.mean_kl,
-            )
-            self.bounds[candidate.name] = compared.bound.upper
+        """The loss bound of a candidate on the text to choose by, measured once; infinite if refused."""
+        if candidate.name not in self.bounds:
+            try:
+                self.bounds[candidate.name] = self.measure_now(candidate)
+            except FormatError as error:
+                self.bounds[candidate.name] = math.inf
+                self.refused[candidate.name] = str(error)
+                self.progress(f"skip {candidate.name}: {error}", 1, 1)
         return self.bounds[candidate.name]
+
+    def measure_now(self, candidate: Candidate) -> float:
+        """Add a candidate to the frontier; its loss bound. FormatError if it cannot hold the weights."""
+        settings = replace(self.settings, speed=False)
+        compared = self.evaluate(candidate, self.tune, settings, f"choose {candidate.name}").compared
+        self.frontier[candidate.name] = FrontierPoint(
+            name=candidate.name,
+            tensor_bytes=candidate.tensor_bytes,
+            size_ratio=compared.size_ratio,
+            mean_delta_nll=compared.bound.mean,
+            upper_delta_nll=compared.bound.upper,
+            mean_kl=compared.quality.mean_kl,
+        )
+        return compared.bound.upper
 
     def claim(self, candidate: Candidate, confidence: float) -> Evaluation:
         """A candidate's evaluation on the text to claim from, speed included."""
@@ -109,7 +120,7 @@ class Trials:
         if not path.exists():
             stage = f"quantize {candidate.name}"
             artifact = quantize_checkpoint(
-                self.model,
+                self.checkpoint,
                 path,
                 candidate.recipe,
                 progress=lambda done, total: self.progress(stage, done, total),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from shutil import copyfile
 from tempfile import TemporaryDirectory
 
 import numpy as np
@@ -14,10 +15,12 @@ from penjing.errors import SpecError
 from penjing.formats import encode
 from penjing.models import Checkpoint, needs_conversion, text_files
 from penjing.spec import QuantizeStep, Recipe, WeightFormat
+from penjing.text import Tokenizer
+from penjing.text.tokenizer import TOKENIZER_FILE
 
 
 def quantize_checkpoint(
-    source: str | Path,
+    source: str | Path | Checkpoint,
     out: str | Path,
     recipe: Recipe,
     *,
@@ -26,33 +29,46 @@ def quantize_checkpoint(
 ) -> Artifact:
     """Write the artifact that a recipe makes of a checkpoint; peak memory is about one tensor.
 
-    The same source, recipe and versions give the same bytes. progress: called as (tensors done, all tensors).
-    Raises SpecError for a recipe of more than one step, CheckpointError, FormatError or OutputError.
+    source: a directory, `seedling`, a name to fetch, or a checkpoint that is open already. The same source,
+    recipe and versions give the same bytes. progress: called as (tensors done, all tensors). Raises SpecError
+    for a recipe of more than one step, CheckpointError, TokenizerError, FormatError or OutputError.
     """
     step = only_step(recipe)
-    checkpoint = Checkpoint.open(source)
+    checkpoint = source if isinstance(source, Checkpoint) else Checkpoint.open(source)
     roles = expected_tensors(checkpoint.config)
-    with ArtifactWriter(out, with_kv_format(checkpoint.config, step), force=force) as writer:
-        for done, (name, role) in enumerate(roles.items()):
-            if progress is not None:
-                progress(done, len(roles))
-            tensor = checkpoint.read(name)
-            if role.is_matrix:
-                writer.add_matrix(name, encode(tensor, format_of(step, name), step.scales, name))
-            else:
-                writer.add_vector(name, tensor.astype(np.float32))
-        add_text_files(writer, checkpoint)
-        writer.finish(provenance_of(checkpoint, recipe))
+    with TemporaryDirectory() as scratch:
+        files = readable_text_files(checkpoint.path, Path(scratch))
+        with ArtifactWriter(out, with_kv_format(checkpoint.config, step), force=force) as writer:
+            for done, (name, role) in enumerate(roles.items()):
+                if progress is not None:
+                    progress(done, len(roles))
+                tensor = checkpoint.read(name)
+                if role.is_matrix:
+                    writer.add_matrix(name, encode(tensor, format_of(step, name), step.scales, name))
+                else:
+                    writer.add_vector(name, tensor.astype(np.float32))
+            for file in files:
+                writer.add_file(file)
+            writer.finish(provenance_of(checkpoint, recipe))
     if progress is not None:
         progress(len(roles), len(roles))
     return Artifact.open(writer.path, verify="none")
 
 
-def add_text_files(writer: ArtifactWriter, checkpoint: Checkpoint) -> None:
-    """Tokenizer, chat template and generation settings, as far as the checkpoint has them."""
-    with TemporaryDirectory() as scratch:
-        for file in text_files(checkpoint.path, Path(scratch)):
-            writer.add_file(file)
+def readable_text_files(directory: Path, scratch: Path) -> list[Path]:
+    """Tokenizer, chat template and generation settings, as far as a checkpoint has them.
+
+    A converted tokenizer is in `scratch`. Raises TokenizerError for those that could not be served with.
+    """
+    files = text_files(directory, scratch)
+    converted = scratch / TOKENIZER_FILE
+    if converted in files:
+        for file in files:
+            if file != converted:
+                copyfile(file, scratch / file.name)
+    if any(file.name == TOKENIZER_FILE for file in files):
+        Tokenizer.load(scratch if converted in files else directory)
+    return files
 
 
 def only_step(recipe: Recipe) -> QuantizeStep:
