@@ -91,6 +91,16 @@ class Model {
     int64_t begin, end;
   };
   using Segments = std::vector<Segment>;
+  // Consecutive rows that go through a block together, and scratch for them. What is indexed by a row here
+  // counts from `first`.
+  struct Portion {
+    int thread = kAllThreads;  // the one that computes it
+    int64_t first = 0, count = 0;
+    Segments segments;
+    Activations normed, attended, gated;
+    Buffer<float> key, value, up, projected;
+  };
+  static constexpr int kAllThreads = -1;
 
   void check_shapes() const;
   void place_planes();
@@ -100,15 +110,20 @@ class Model {
   void gather_wanted(const std::vector<StepSequence>& sequences);
   void extend_rotations(int64_t positions);
 
-  void embed();
-  void normalize(const float* weight, std::initializer_list<const Matrix*> matrices);
-  void project_heads(const Block& block);
-  void place_heads(size_t index);
-  void attend(size_t index);
-  void project_gated(const Block& block);
-  void quantize(Activations& activations);
-  void add_projection(const Projection& projection, const Activations& input);
-  void check_hidden();
+  void run_together();
+  void run_in_chunks();
+  void enter(size_t index, Portion& portion);
+  void leave(size_t index, Portion& portion);
+
+  void embed(Portion& portion);
+  void normalize(Portion& portion, const float* weight, std::initializer_list<const Matrix*> matrices);
+  void project_heads(Portion& portion, const Block& block);
+  void place_heads(Portion& portion, size_t index);
+  void attend(Portion& portion, size_t index);
+  void project_gated(Portion& portion, const Block& block);
+  void quantize(Portion& portion, Activations& activations);
+  void add_projection(Portion& portion, const Projection& projection, const Activations& input);
+  void check_hidden(const Portion& portion);
   void project_logits(float* logits);
   void finish_logits(int64_t first, int64_t last, float* logits);
   void spread_nonfinite(float* logits) const;
@@ -117,10 +132,16 @@ class Model {
   void multiply(const Projection& projection, const Activations& input, const Segments& segments,
                 int64_t first, int64_t last, float* out) const;
 
-  // Share out [0, count) in pieces body(first, last, thread) worth the trouble of sharing. `work` estimates
-  // the multiply-adds of one; pieces are multiples of `multiple`.
+  // Share out [0, count) in pieces body(first, last, thread) worth the trouble of sharing, or do it all here
+  // if the portion belongs to one thread. `work` estimates the multiply-adds of one; pieces are multiples of
+  // `multiple`.
   template <class Body>
-  void share(int64_t count, int64_t work, int64_t multiple, const Body& body);
+  void share(const Portion& portion, int64_t count, int64_t work, int64_t multiple, const Body& body);
+
+  float* hidden_row(int64_t row) { return hidden_.data() + row * shape_.hidden_size; }
+  // [rows of the portion][query columns of a block]. Blocks may differ in width, and while one chunk writes
+  // the next block's, another reads this one's: so a portion's place does not depend on the block.
+  float* queries_of(const Portion& portion) { return query_.data() + portion.first * most_query_columns_; }
 
   const Kernels& kernels_;
   const ModelShape shape_;
@@ -137,12 +158,16 @@ class Model {
 
   std::vector<float> cosines_, sines_;  // [positions so far][head_dim / 2]
 
-  // Scratch of a step. Rows stand in the order of tiers, and within a tier of sequences.
+  // Scratch of a step. Rows stand in the order of tiers, and within a tier of sequences. Hidden states and
+  // queries outlast the pass in which they were computed.
   std::vector<Row> rows_, wanted_rows_;
   Segments segments_, wanted_segments_;
   std::vector<int32_t> page_writer_, page_user_;  // of each page: a sequence's index, or -1
-  Buffer<float> hidden_, query_, key_, value_, up_, projected_, attention_scratch_;
-  Activations normed_, attended_, gated_;
+  Buffer<float> hidden_, query_, attention_scratch_;
+  int64_t most_query_columns_ = 0;
+  int64_t scratch_size_ = 0;  // of each thread's attention
+  Portion whole_;
+  std::vector<Portion> chunks_;               // one of each thread
   std::vector<std::atomic<bool>> nonfinite_;  // of each sequence
 };
 

@@ -9,8 +9,11 @@
 namespace penjing {
 namespace {
 
-constexpr int64_t kWorthSharing = 1 << 16;  // multiply-adds, some microseconds
+constexpr int64_t kWorthSharing = 1 << 18;  // multiply-adds, about ten microseconds
 constexpr int64_t kTilesTogether = 4;       // row tiles that a kernel likes to run at once
+constexpr int64_t kRowsWorthChunks = 48;    // rows a thread from which on chunks pay
+constexpr int64_t kRowsOfChunk = 36;        // enough for a matrix to be read once a chunk
+constexpr int64_t kMostRowsOfChunk = 120;   // activations still fit a level-2 cache
 
 int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
@@ -36,23 +39,81 @@ void Model::step(const std::vector<StepSequence>& sequences, float* logits) {
   gather_wanted(sequences);
   nonfinite_ = std::vector<std::atomic<bool>>(sequences.size());
 
-  embed();
-  for (size_t index = 0; index < blocks_.size(); ++index) {
-    const Block& block = blocks_[index];
-    normalize(block.attention_norm, {&block.query.matrix, &block.key.matrix, &block.value.matrix});
-    project_heads(block);
-    place_heads(index);
-    attend(index);
-    quantize(attended_);
-    add_projection(block.output, attended_);
-    normalize(block.feed_forward_norm, {&block.gate.matrix, &block.up.matrix});
-    project_gated(block);
-    quantize(gated_);
-    add_projection(block.down, gated_);
-  }
-  check_hidden();
+  if (static_cast<int64_t>(rows_.size()) >= kRowsWorthChunks * pool_.threads())
+    run_in_chunks();
+  else
+    run_together();
   if (!wanted_rows_.empty()) project_logits(logits);
   spread_nonfinite(logits);
+}
+
+// Few rows: all threads share the row tiles of each matrix, which are read once.
+void Model::run_together() {
+  whole_.first = 0;
+  whole_.count = rows_.size();
+  whole_.segments = segments_;
+  embed(whole_);
+  for (size_t index = 0; index < blocks_.size(); ++index) {
+    enter(index, whole_);
+    leave(index, whole_);
+  }
+  check_hidden(whole_);
+}
+
+// Many rows: each thread takes chunks of them through everything between one attention and the next, so that
+// activations stay in its caches and threads meet once a block, when all keys and values are in their pages.
+void Model::run_in_chunks() {
+  const int64_t rows = rows_.size(), threads = pool_.threads();
+  const int64_t wanted = std::clamp(rows / kRowsOfChunk, threads, 4 * threads);
+  const int64_t most = std::min(kMostRowsOfChunk, (rows + wanted - 1) / wanted);
+  Segments pieces;
+  for (const Segment& segment : segments_)
+    for (int64_t begin = segment.begin; begin < segment.end; begin += most)
+      pieces.push_back({segment.tier, begin, std::min(begin + most, segment.end)});
+  chunks_.resize(threads);
+  const auto pass = [&](const auto& body) {
+    pool_.run(pieces.size(), [&](int64_t task, int thread) {
+      const Segment& piece = pieces[task];
+      Portion& chunk = chunks_[thread];
+      chunk.thread = thread;
+      chunk.first = piece.begin;
+      chunk.count = piece.end - piece.begin;
+      chunk.segments.assign(1, {piece.tier, 0, chunk.count});
+      body(chunk);
+    });
+  };
+  pass([&](Portion& chunk) {
+    embed(chunk);
+    enter(0, chunk);
+  });
+  for (size_t index = 0; index < blocks_.size(); ++index)
+    pass([&](Portion& chunk) {
+      leave(index, chunk);
+      if (index + 1 < blocks_.size())
+        enter(index + 1, chunk);
+      else
+        check_hidden(chunk);
+    });
+}
+
+// A block up to its keys and values, which others may attend to.
+void Model::enter(size_t index, Portion& portion) {
+  const Block& block = blocks_[index];
+  normalize(portion, block.attention_norm, {&block.query.matrix, &block.key.matrix, &block.value.matrix});
+  project_heads(portion, block);
+  place_heads(portion, index);
+}
+
+// The rest of it.
+void Model::leave(size_t index, Portion& portion) {
+  const Block& block = blocks_[index];
+  attend(portion, index);
+  quantize(portion, portion.attended);
+  add_projection(portion, block.output, portion.attended);
+  normalize(portion, block.feed_forward_norm, {&block.gate.matrix, &block.up.matrix});
+  project_gated(portion, block);
+  quantize(portion, portion.gated);
+  add_projection(portion, block.down, portion.gated);
 }
 
 void Model::gather_rows(const std::vector<StepSequence>& sequences) {
@@ -72,6 +133,15 @@ void Model::gather_rows(const std::vector<StepSequence>& sequences) {
     if (end > begin) segments_.push_back({tier, begin, end});
   }
   extend_rotations(positions);
+  int64_t queries = 0;
+  for (const Block& block : blocks_) {
+    most_query_columns_ = std::max(most_query_columns_, block.query.matrix.rows);
+    queries = std::max(queries, block.num_heads / block.num_kv_heads);
+  }
+  hidden_.reserve(rows_.size() * shape_.hidden_size);
+  query_.reserve(rows_.size() * most_query_columns_);
+  scratch_size_ = round_up(queries * (kSpanTokens + shape_.head_dim + 4), kRowsPerTile);
+  attention_scratch_.reserve(pool_.threads() * scratch_size_);
 }
 
 // Wanted rows stand in the caller's order; a new segment begins wherever the tier changes.
@@ -112,10 +182,13 @@ void Model::extend_rotations(int64_t positions) {
 }
 
 template <class Body>
-void Model::share(int64_t count, int64_t work, int64_t multiple, const Body& body) {
+void Model::share(const Portion& portion, int64_t count, int64_t work, int64_t multiple, const Body& body) {
+  if (portion.thread != kAllThreads || pool_.threads() == 1) {
+    body(0, count, std::max(portion.thread, 0));
+    return;
+  }
   const int64_t fair = count / (pool_.threads() * 4), worth = kWorthSharing / std::max<int64_t>(work, 1);
-  const int64_t piece =
-      pool_.threads() == 1 ? count : round_up(std::max<int64_t>({fair, worth, 1}), multiple);
+  const int64_t piece = round_up(std::max<int64_t>({fair, worth, 1}), multiple);
   pool_.run((count + piece - 1) / piece, [&](int64_t task, int thread) {
     body(task * piece, std::min((task + 1) * piece, count), thread);
   });
@@ -144,54 +217,54 @@ void Model::multiply(const Projection& projection, const Activations& input, con
     for (int64_t i = from; i < to; ++i) out[row * stride + i] += projection.bias[i];
 }
 
-void Model::embed() {
+void Model::embed(Portion& portion) {
   const int64_t hidden = shape_.hidden_size;
-  float* to = hidden_.reserve(rows_.size() * hidden);
-  share(rows_.size(), hidden, 1, [&](int64_t first, int64_t last, int) {
-    for (int64_t row = first; row < last; ++row) {
+  share(portion, portion.count, hidden, 1, [&](int64_t first, int64_t last, int) {
+    for (int64_t row = portion.first + first; row < portion.first + last; ++row) {
       const StepSequence& sequence = *rows_[row].sequence;
       const int32_t token = sequence.tokens[rows_[row].position - sequence.first_position];
-      kernels_.dequantize_row(ends_.embedding, sequence.tier, token, to + row * hidden);
+      kernels_.dequantize_row(ends_.embedding, sequence.tier, token, hidden_row(row));
     }
   });
 }
 
-void Model::normalize(const float* weight, std::initializer_list<const Matrix*> matrices) {
+void Model::normalize(Portion& portion, const float* weight, std::initializer_list<const Matrix*> matrices) {
   const int64_t hidden = shape_.hidden_size;
-  normed_.prepare(rows_.size(), matrices);
-  share(rows_.size(), 8 * hidden, 1, [&](int64_t first, int64_t last, int) {
+  portion.normed.prepare(portion.count, matrices);
+  share(portion, portion.count, 8 * hidden, 1, [&](int64_t first, int64_t last, int) {
     for (int64_t row = first; row < last; ++row)
-      kernels_.rms_norm(hidden_.data() + row * hidden, weight, shape_.norm_eps, hidden, normed_.row(row));
-    normed_.quantize(kernels_, first, last);
+      kernels_.rms_norm(hidden_row(portion.first + row), weight, shape_.norm_eps, hidden,
+                        portion.normed.row(row));
+    portion.normed.quantize(kernels_, first, last);
   });
 }
 
-void Model::quantize(Activations& activations) {
+void Model::quantize(Portion& portion, Activations& activations) {
   if (!activations.has_quantized()) return;
-  share(rows_.size(), 8 * activations.columns(), 1,
+  share(portion, portion.count, 8 * activations.columns(), 1,
         [&](int64_t first, int64_t last, int) { activations.quantize(kernels_, first, last); });
 }
 
-void Model::project_heads(const Block& block) {
-  const auto rows = static_cast<int64_t>(rows_.size());
+void Model::project_heads(Portion& portion, const Block& block) {
   const Projection* projections[] = {&block.query, &block.key, &block.value};
-  float* outs[] = {query_.reserve(rows * block.query.matrix.rows), key_.reserve(rows * block.key.matrix.rows),
-                   value_.reserve(rows * block.value.matrix.rows)};
+  float* outs[] = {queries_of(portion), portion.key.reserve(portion.count * block.key.matrix.rows),
+                   portion.value.reserve(portion.count * block.value.matrix.rows)};
   int64_t tiles = 0;
   for (const Projection* projection : projections) tiles += projection->matrix.row_tiles();
-  const int64_t work = kRowsPerTile * shape_.hidden_size * rows;
-  share(tiles, work, kTilesTogether, [&](int64_t first, int64_t last, int) {
+  const int64_t work = kRowsPerTile * shape_.hidden_size * portion.count;
+  share(portion, tiles, work, kTilesTogether, [&](int64_t first, int64_t last, int) {
     int64_t begin = 0;  // of this matrix among the tiles of all three
     for (int i = 0; i < 3; ++i) {
       const int64_t end = begin + projections[i]->matrix.row_tiles();
       const int64_t from = std::max(first, begin), to = std::min(last, end);
-      if (from < to) multiply(*projections[i], normed_, segments_, from - begin, to - begin, outs[i]);
+      if (from < to)
+        multiply(*projections[i], portion.normed, portion.segments, from - begin, to - begin, outs[i]);
       begin = end;
     }
   });
 }
 
-void Model::place_heads(size_t index) {
+void Model::place_heads(Portion& portion, size_t index) {
   const Block& block = blocks_[index];
   const int64_t head_dim = shape_.head_dim, half = head_dim / 2;
   const auto finish = [&](float* heads, int64_t num_heads, const float* norm, int64_t position) {
@@ -202,70 +275,72 @@ void Model::place_heads(size_t index) {
     }
   };
   const int64_t key_size = block.num_kv_heads * head_dim, query_size = block.num_heads * head_dim;
-  share(rows_.size(), 8 * (query_size + 2 * key_size), 1, [&](int64_t first, int64_t last, int) {
-    for (int64_t row = first; row < last; ++row) {
-      const int64_t position = rows_[row].position;
-      float* key = key_.data() + row * key_size;
-      finish(query_.data() + row * query_size, block.num_heads, block.query_norm, position);
-      finish(key, block.num_kv_heads, block.key_norm, position);
-      const int64_t page = rows_[row].sequence->pages[position / kPageTokens], slot = position % kPageTokens;
+  share(portion, portion.count, 8 * (query_size + 2 * key_size), 1, [&](int64_t first, int64_t last, int) {
+    for (int64_t i = first; i < last; ++i) {
+      const Row& row = rows_[portion.first + i];
+      float* key = portion.key.data() + i * key_size;
+      finish(queries_of(portion) + i * query_size, block.num_heads, block.query_norm, row.position);
+      finish(key, block.num_kv_heads, block.key_norm, row.position);
+      const int64_t page = row.sequence->pages[row.position / kPageTokens], slot = row.position % kPageTokens;
       kernels_.write_kv(keys_[index], page, slot, key);
-      kernels_.write_kv(values_[index], page, slot, value_.data() + row * key_size);
+      kernels_.write_kv(values_[index], page, slot, portion.value.data() + i * key_size);
     }
   });
 }
 
 // Pairs of (kv head, row), rows innermost: neighbours read the same keys and values.
-void Model::attend(size_t index) {
+void Model::attend(Portion& portion, size_t index) {
   const Block& block = blocks_[index];
-  const auto rows = static_cast<int64_t>(rows_.size());
   const int64_t head_dim = shape_.head_dim, queries = block.num_heads / block.num_kv_heads;
-  const int64_t scratch_size = round_up(queries * (kSpanTokens + head_dim + 4), kRowsPerTile);
-  attended_.prepare(rows, {&block.output.matrix});
-  float* scratch = attention_scratch_.reserve(pool_.threads() * scratch_size);
   const auto scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(head_dim)));
-  const auto first_seen = [&](int64_t position) {
-    return block.sliding_window ? std::max<int64_t>(0, position - block.sliding_window + 1) : 0;
+  const auto first_seen = [&](const Row& row) {
+    return block.sliding_window ? std::max<int64_t>(0, row.position - block.sliding_window + 1) : 0;
   };
   int64_t seen = 0;
-  for (const Row& row : rows_) seen += row.position + 1 - first_seen(row.position);
-  const int64_t work = 2 * queries * head_dim * (seen / rows);
-  share(rows * block.num_kv_heads, work, 1, [&](int64_t first, int64_t last, int thread) {
+  for (int64_t i = 0; i < portion.count; ++i) {
+    const Row& row = rows_[portion.first + i];
+    seen += row.position + 1 - first_seen(row);
+  }
+  portion.attended.prepare(portion.count, {&block.output.matrix});
+  const int64_t columns = portion.attended.columns(), work = 2 * queries * head_dim * (seen / portion.count);
+  share(portion, portion.count * block.num_kv_heads, work, 1, [&](int64_t first, int64_t last, int thread) {
+    float* scratch = attention_scratch_.data() + thread * scratch_size_;
     for (int64_t pair = first; pair < last; ++pair) {
-      const int64_t kv_head = pair / rows, row = pair % rows, place = kv_head * queries * head_dim;
-      const int64_t position = rows_[row].position;
-      kernels_.attend(keys_[index], values_[index], rows_[row].sequence->pages, kv_head, first_seen(position),
-                      position, query_.data() + row * attended_.columns() + place, queries, scale,
-                      scratch + thread * scratch_size, attended_.row(row) + place);
+      const int64_t kv_head = pair / portion.count, i = pair % portion.count;
+      const Row& row = rows_[portion.first + i];
+      const int64_t place = kv_head * queries * head_dim;
+      kernels_.attend(keys_[index], values_[index], row.sequence->pages, kv_head, first_seen(row),
+                      row.position, queries_of(portion) + i * columns + place, queries, scale, scratch,
+                      portion.attended.row(i) + place);
     }
   });
 }
 
-void Model::add_projection(const Projection& projection, const Activations& input) {
-  const auto rows = static_cast<int64_t>(rows_.size());
+void Model::add_projection(Portion& portion, const Projection& projection, const Activations& input) {
   const int64_t hidden = shape_.hidden_size;
-  float* out = projected_.reserve(rows * hidden);
-  const int64_t work = kRowsPerTile * input.columns() * rows;
-  share(projection.matrix.row_tiles(), work, kTilesTogether, [&](int64_t first, int64_t last, int) {
-    multiply(projection, input, segments_, first, last, out);
+  float* out = portion.projected.reserve(portion.count * hidden);
+  const int64_t work = kRowsPerTile * input.columns() * portion.count;
+  share(portion, projection.matrix.row_tiles(), work, kTilesTogether, [&](int64_t first, int64_t last, int) {
+    multiply(projection, input, portion.segments, first, last, out);
     const int64_t from = first * kRowsPerTile, to = std::min(last * kRowsPerTile, hidden);
-    for (int64_t row = 0; row < rows; ++row)
-      for (int64_t i = row * hidden + from; i < row * hidden + to; ++i) hidden_.data()[i] += out[i];
+    for (int64_t row = 0; row < portion.count; ++row) {
+      float* sum = hidden_row(portion.first + row);
+      for (int64_t i = from; i < to; ++i) sum[i] += out[row * hidden + i];
+    }
   });
 }
 
-void Model::project_gated(const Block& block) {
-  const auto rows = static_cast<int64_t>(rows_.size());
+void Model::project_gated(Portion& portion, const Block& block) {
   const int64_t inner = block.intermediate_size;
-  gated_.prepare(rows, {&block.down.matrix});
-  float* up = up_.reserve(rows * inner);
-  const int64_t work = 2 * kRowsPerTile * shape_.hidden_size * rows;
-  share(block.gate.matrix.row_tiles(), work, kTilesTogether, [&](int64_t first, int64_t last, int) {
-    multiply(block.gate, normed_, segments_, first, last, gated_.row(0));
-    multiply(block.up, normed_, segments_, first, last, up);
+  portion.gated.prepare(portion.count, {&block.down.matrix});
+  float* up = portion.up.reserve(portion.count * inner);
+  const int64_t work = 2 * kRowsPerTile * shape_.hidden_size * portion.count;
+  share(portion, block.gate.matrix.row_tiles(), work, kTilesTogether, [&](int64_t first, int64_t last, int) {
+    multiply(block.gate, portion.normed, portion.segments, first, last, portion.gated.row(0));
+    multiply(block.up, portion.normed, portion.segments, first, last, up);
     const int64_t from = first * kRowsPerTile, to = std::min(last * kRowsPerTile, inner);
-    for (int64_t row = 0; row < rows; ++row) {
-      float* gate = gated_.row(row) + from;
+    for (int64_t row = 0; row < portion.count; ++row) {
+      float* gate = portion.gated.row(row) + from;
       kernels_.silu_multiply(gate, up + row * inner + from, to - from, gate);
     }
   });
@@ -273,39 +348,36 @@ void Model::project_gated(const Block& block) {
 
 // Rows whose logits nobody wants have written keys and values, too: a NaN among them must not hide in the
 // cache.
-void Model::check_hidden() {
+void Model::check_hidden(const Portion& portion) {
   const int64_t hidden = shape_.hidden_size;
-  share(rows_.size(), hidden, 1, [&](int64_t first, int64_t last, int) {
-    for (int64_t row = first; row < last; ++row)
-      if (!all_finite(hidden_.data() + row * hidden, hidden))
+  share(portion, portion.count, hidden, 1, [&](int64_t first, int64_t last, int) {
+    for (int64_t row = portion.first + first; row < portion.first + last; ++row)
+      if (!all_finite(hidden_row(row), hidden))
         nonfinite_[rows_[row].sequence_index].store(true, std::memory_order_relaxed);
   });
 }
 
 void Model::project_logits(float* logits) {
-  const auto wanted = static_cast<int64_t>(wanted_rows_.size());
-  const int64_t hidden = shape_.hidden_size;
+  const int64_t wanted = wanted_rows_.size(), hidden = shape_.hidden_size;
   // Where each wanted row stands among rows_: rows of a sequence follow one another.
-  std::vector<int64_t> first_row;
-  for (size_t row = 0; row < rows_.size(); ++row) {
-    const auto sequence = static_cast<size_t>(rows_[row].sequence_index);
-    if (first_row.size() <= sequence) first_row.resize(sequence + 1);
-    if (rows_[row].position == rows_[row].sequence->first_position) first_row[sequence] = row;
-  }
-  normed_.prepare(wanted, {&ends_.head});
-  share(wanted, 8 * hidden, 1, [&](int64_t first, int64_t last, int) {
+  std::vector<int64_t> first_row(nonfinite_.size());
+  for (size_t row = 0; row < rows_.size(); ++row)
+    if (rows_[row].position == rows_[row].sequence->first_position)
+      first_row[rows_[row].sequence_index] = static_cast<int64_t>(row);
+  Activations& normed = whole_.normed;
+  normed.prepare(wanted, {&ends_.head});
+  share(whole_, wanted, 8 * hidden, 1, [&](int64_t first, int64_t last, int) {
     for (int64_t i = first; i < last; ++i) {
       const Row& row = wanted_rows_[i];
       const int64_t from = first_row[row.sequence_index] + row.position - row.sequence->first_position;
-      kernels_.rms_norm(hidden_.data() + from * hidden, ends_.final_norm, shape_.norm_eps, hidden,
-                        normed_.row(i));
+      kernels_.rms_norm(hidden_row(from), ends_.final_norm, shape_.norm_eps, hidden, normed.row(i));
     }
-    normed_.quantize(kernels_, first, last);
+    normed.quantize(kernels_, first, last);
   });
   const Projection head{ends_.head, nullptr};
-  share(ends_.head.row_tiles(), kRowsPerTile * hidden * wanted, kTilesTogether,
+  share(whole_, ends_.head.row_tiles(), kRowsPerTile * hidden * wanted, kTilesTogether,
         [&](int64_t first, int64_t last, int) {
-          multiply(head, normed_, wanted_segments_, first, last, logits);
+          multiply(head, normed, wanted_segments_, first, last, logits);
           finish_logits(first, last, logits);
         });
 }

@@ -74,6 +74,14 @@ def small_weights(
     return RandomWeights(small_config(kv, window), WeightFormat(name=format, group_size=32))
 
 
+def wide_weights(format: WeightFormatName = "layered") -> RandomWeights:
+    """Like `small_weights`, with matrices so wide that threads share their row tiles."""
+    small = small_config()
+    blocks = tuple(block.model_copy(update={"intermediate_size": 600}) for block in small.blocks)
+    config = small.model_copy(update={"hidden_size": 328, "vocab_size": 700, "blocks": blocks})
+    return RandomWeights(config, WeightFormat(name=format, group_size=32))
+
+
 def run_whole(
     runner: CpuRunner,
     tokens: NDArray[np.int32],

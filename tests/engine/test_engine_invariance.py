@@ -10,7 +10,7 @@ import functools
 
 import numpy as np
 import pytest
-from engine_models import RandomWeights, pages_of, run_whole, small_weights
+from engine_models import RandomWeights, pages_of, run_whole, small_weights, wide_weights
 from numpy.typing import NDArray
 
 from penjing.engine.runner import CpuRunner
@@ -82,6 +82,23 @@ def test_scalar_kernels_too() -> None:
     np.testing.assert_array_equal(
         run_whole(runner, random_tokens(0, 300), shuffled_pages(0, 20, 10), 47), expected
     )
+
+
+@pytest.mark.parametrize("format", WEIGHT_FORMATS)
+def test_matrices_shared_by_threads(format: WeightFormatName) -> None:
+    """Few rows through wide matrices, alone and beside a sequence at the other tier."""
+    weights, count, tokens = wide_weights(format), pages_of(200), random_tokens(0, 200)
+    alone, together = runner_of(weights, count, 1), runner_of(weights, 2 * count, 3)
+    expected = run_whole(alone, tokens, np.arange(count, dtype=np.int32), 200)
+    expected_fast = run_whole(alone, tokens, np.arange(count, dtype=np.int32), 200, "fast")
+    pages = np.split(shuffled_pages(0, 2 * count, 2 * count), 2)
+    for first in range(0, 200, 40):
+        part, wanted = tokens[first : first + 40], np.arange(40, dtype=np.int32)
+        best = StepSequence(part, first, pages[0], wanted, "best")
+        fast = StepSequence(part, first, pages[1], wanted, "fast")
+        logits = together.step([best, fast])
+        np.testing.assert_array_equal(logits[:40], expected[first : first + 40])
+        np.testing.assert_array_equal(logits[40:], expected_fast[first : first + 40])
 
 
 @pytest.mark.parametrize("window", [1, 31, 32, 100, 256, 300])
