@@ -54,7 +54,9 @@ def write_artifact(
     force: bool = False,
     files: tuple[Path, ...] = (),
     after: Callable[[str], None] = lambda _: None,
+    best: Callable[[str, Any], Any] = lambda _name, _vector: None,
 ) -> Path:
+    """`best`: a vector's values at the best tier, given its name and those at the fast tier."""
     generator = np.random.default_rng(seed)
     with ArtifactWriter(path, config, force=force) as writer:
         for name, role in expected_tensors(config).items():
@@ -64,7 +66,7 @@ def write_artifact(
                     name, encode(tensor, WeightFormat(name=format, group_size=32), "range", name)
                 )
             else:
-                writer.add_vector(name, tensor)
+                writer.add_vector(name, tensor, best(name, tensor))
             after(name)
         for file in files:
             writer.add_file(file)

@@ -9,7 +9,7 @@ from penjing.formats import part_sizes
 
 StoredFormat = Literal["fp32", "fp16", "bf16", "int8", "int4", "layered"]
 TensorFile = Literal["tensors.bin", "residual.bin"]
-PartName = Literal["data", "codes", "scales", "residual"]
+PartName = Literal["data", "codes", "scales", "residual", "best"]
 
 ALIGNMENT = 64  # bytes; one cache line, one AVX-512 register
 FORMAT_VERSION = 1
@@ -18,6 +18,8 @@ TENSORS_FILE: TensorFile = "tensors.bin"
 RESIDUAL_FILE: TensorFile = "residual.bin"
 MANIFEST_FILE = "manifest.json"
 CERTIFICATE_FILE = "certificate.json"
+
+BEST_TIER_PARTS = frozenset({"residual", "best"})  # planes of matrices; vectors that differ by tier
 
 FILE_KIND: dict[TensorFile, int] = {TENSORS_FILE: 0, RESIDUAL_FILE: 1}
 
@@ -28,8 +30,8 @@ def header(file: TensorFile) -> bytes:
 
 
 def file_of(part: PartName) -> TensorFile:
-    """Residual planes have a file of their own, so that the fast tier never reads them."""
-    return RESIDUAL_FILE if part == "residual" else TENSORS_FILE
+    """What only the best tier reads has a file of its own."""
+    return RESIDUAL_FILE if part in BEST_TIER_PARTS else TENSORS_FILE
 
 
 def padding_after(num_bytes: int) -> int:
@@ -37,10 +39,16 @@ def padding_after(num_bytes: int) -> int:
     return -num_bytes % ALIGNMENT
 
 
-def expected_parts(format: StoredFormat, group_size: int, shape: tuple[int, ...]) -> dict[PartName, int]:
-    """Bytes of each part of a tensor, in the order they are written; padding of tiles and groups included."""
+def expected_parts(
+    format: StoredFormat, group_size: int, shape: tuple[int, ...], by_tier: bool = False
+) -> dict[PartName, int]:
+    """Bytes of each part of a tensor, in the order they are written; padding of tiles and groups included.
+
+    by_tier: whether a vector has other values at the best tier.
+    """
     if len(shape) == 1:
-        return {"data": 4 * shape[0]}
+        length = 4 * shape[0]
+        return {"data": length, "best": length} if by_tier else {"data": length}
     sizes = part_sizes(format, shape[0], shape[1], group_size)
     if sizes.scales == 0:
         return {"data": sizes.codes}

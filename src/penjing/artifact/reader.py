@@ -26,11 +26,13 @@ from penjing.errors import (
     ChecksumError,
     MissingTensorError,
     NonFiniteScaleError,
+    UnsupportedConfigError,
 )
 from penjing.formats import Encoded
 from penjing.kernels import crc32c
 from penjing.spec import Tier
 
+TIERS: tuple[Tier, ...] = ("fast", "best")
 FLOAT16_EXPONENT = np.uint16(0x7C00)  # all ones: NaN or Inf
 Verification = Literal["crc", "sha256", "none"]
 
@@ -78,7 +80,7 @@ class Artifact:
     @property
     def tiers(self) -> tuple[Tier, ...]:
         """`best`, and `fast` before it if any tensor is layered."""
-        return ("fast", "best") if RESIDUAL_FILE in self.maps else ("best",)
+        return TIERS if RESIDUAL_FILE in self.maps else ("best",)
 
     @property
     def tensor_bytes(self) -> int:
@@ -99,9 +101,20 @@ class Artifact:
         rows, columns = entry.shape
         return Encoded(entry.format, rows, columns, entry.group_size, codes, scales, views.get("residual"))
 
-    def vector(self, name: str) -> NDArray[np.float32]:
-        """A vector by canonical name, float32, without copying. Raises MissingTensorError."""
-        return self.view(self.entry(name).parts["data"]).view(np.float32)
+    def vector(self, name: str, tier: Tier | None = None) -> NDArray[np.float32]:
+        """A vector by canonical name, float32, without copying, as `tier` reads it.
+
+        Raises MissingTensorError, or UnsupportedConfigError if the vector differs by tier and none is named:
+        what reads one value for all tiers cannot run this artifact.
+        """
+        parts = self.entry(name).parts
+        if "best" in parts and tier is None:
+            raise UnsupportedConfigError(
+                f"{self.path}: {name} differs between the tiers fast and best, "
+                "which is not supported here; make the artifact without tuning its norms and biases"
+            )
+        part = parts["best"] if "best" in parts and tier == "best" else parts["data"]
+        return self.view(part).view(np.float32)
 
     def entries(self) -> Iterator[tuple[str, TensorEntry]]:
         """Every tensor's name and row in the manifest, in the order of the file."""
@@ -142,7 +155,8 @@ class Artifact:
     def check_numbers(self) -> None:
         """Refuse NaN and Inf. Raises NonFiniteScaleError naming the tensor."""
         for name, entry in self.entries():
-            if len(entry.shape) == 1 and not np.isfinite(self.vector(name)).all():
+            vectors = [self.vector(name, tier) for tier in TIERS] if len(entry.shape) == 1 else []
+            if not all(np.isfinite(vector).all() for vector in vectors):
                 raise NonFiniteScaleError(
                     f"{self.path}: NaN or Inf in the vector {name}; write the artifact again"
                 )

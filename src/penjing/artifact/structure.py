@@ -7,6 +7,7 @@ from pathlib import Path
 from penjing.artifact.config import expected_tensors
 from penjing.artifact.layout import (
     ALIGNMENT,
+    BEST_TIER_PARTS,
     RESIDUAL_FILE,
     TENSORS_FILE,
     TensorFile,
@@ -31,6 +32,7 @@ def check_structure(directory: Path, manifest: Manifest) -> None:
         raise MissingTensorError(f"{directory}: {what}; write the artifact again")
     for name, role in expected.items():
         check_entry(directory, name, role.shape, manifest.tensors[name])
+    check_tiers(directory, manifest)
     check_places(directory, manifest)
     check_files(directory, manifest)
 
@@ -48,13 +50,23 @@ def check_entry(directory: Path, name: str, shape: tuple[int, ...], entry: Tenso
             f"{directory}: {name} cannot be {entry.format} in groups of {entry.group_size}; "
             "write the artifact again"
         )
-    sizes = expected_parts(entry.format, entry.group_size, shape)
+    sizes = expected_parts(entry.format, entry.group_size, shape, by_tier="best" in entry.parts)
     stored = {part: record.nbytes for part, record in entry.parts.items()}
     if stored != sizes:
         raise TensorShapeError(
             f"{directory}: parts of {name} have {stored} bytes, and {sizes} are expected; "
             "write the artifact again"
         )
+
+
+def check_tiers(directory: Path, manifest: Manifest) -> None:
+    """Vectors may differ by tier only where there are tiers: if a matrix is layered."""
+    layered = any("residual" in entry.parts for entry in manifest.tensors.values())
+    for name, entry in manifest.tensors.items():
+        if "best" in entry.parts and not layered:
+            raise ManifestError(
+                f"{directory}: {name} differs by tier, and no matrix is layered; write the artifact again"
+            )
 
 
 def check_places(directory: Path, manifest: Manifest) -> None:
@@ -88,6 +100,6 @@ def check_files(directory: Path, manifest: Manifest) -> None:
 
 
 def tensor_files(manifest: Manifest) -> list[TensorFile]:
-    """tensors.bin, and residual.bin if a tensor is layered."""
-    layered = any("residual" in entry.parts for entry in manifest.tensors.values())
-    return [TENSORS_FILE, RESIDUAL_FILE] if layered else [TENSORS_FILE]
+    """tensors.bin, and residual.bin if a tensor has anything in it."""
+    tiered = any(BEST_TIER_PARTS & entry.parts.keys() for entry in manifest.tensors.values())
+    return [TENSORS_FILE, RESIDUAL_FILE] if tiered else [TENSORS_FILE]

@@ -28,6 +28,7 @@ from penjing.artifact.layout import (
 )
 from penjing.artifact.manifest import FileEntry, Manifest, Part, Provenance, TensorEntry
 from penjing.artifact.staging import StagingDirectory, output_errors, sync
+from penjing.artifact.structure import check_tiers
 from penjing.errors import (
     FormatError,
     MissingTensorError,
@@ -127,14 +128,26 @@ class ArtifactWriter:
             {"format": encoded.format, "group_size": encoded.group_size, "shape": shape, "parts": records}
         )
 
-    def add_vector(self, name: str, vector: NDArray[np.float32]) -> None:
-        """Write the next tensor, a vector of float32. Raises NonFiniteWeightError for NaN or Inf."""
-        if vector.dtype != np.float32:
-            raise FormatError(f"{name}: vectors are stored as float32, and this one is {vector.dtype}")
+    def add_vector(
+        self, name: str, vector: NDArray[np.float32], best: NDArray[np.float32] | None = None
+    ) -> None:
+        """Write the next tensor, a vector of float32; `best`: its values at the best tier, if they differ.
+
+        Raises NonFiniteWeightError for NaN or Inf, FormatError for another dtype, TensorShapeError.
+        """
+        if best is not None and np.array_equal(best, vector):
+            best = None
+        for values in (vector, vector if best is None else best):
+            if values.dtype != np.float32:
+                raise FormatError(f"{name}: vectors are stored as float32, and this one is {values.dtype}")
+            if values.shape != vector.shape:
+                raise TensorShapeError(f"{name}: its tiers have shapes {vector.shape} and {values.shape}")
+            if not np.isfinite(values).all():
+                raise NonFiniteWeightError(
+                    f"{name}: NaN or Inf among its elements; the checkpoint is damaged"
+                )
         shape = self.take(name, vector.shape)
-        if not np.isfinite(vector).all():
-            raise NonFiniteWeightError(f"{name}: NaN or Inf among its elements; the checkpoint is damaged")
-        records = self.write({"data": vector})
+        records = self.write({"data": vector, "best": best})
         self.tensors[name] = TensorEntry(format="fp32", group_size=0, shape=shape, parts=records)
 
     def add_file(self, source: str | Path) -> None:
@@ -157,7 +170,8 @@ class ArtifactWriter:
     def finish(self, provenance: Provenance) -> Manifest:
         """Write the manifest, flush everything to disk and rename to the target.
 
-        Raises MissingTensorError if a tensor is still to come.
+        Raises MissingTensorError if a tensor is still to come, ManifestError if a vector differs by tier, and
+        no matrix is layered.
         """
         if self.waiting:
             raise MissingTensorError(
@@ -169,6 +183,7 @@ class ArtifactWriter:
                 sync(self.staging.path / writer.file)
                 self.files[writer.file] = writer.entry()
             manifest = self.manifest(provenance)
+            check_tiers(self.path, manifest)
             path = self.staging.path / MANIFEST_FILE
             path.write_text(manifest.text(), "utf-8")
             sync(path)

@@ -121,7 +121,7 @@ def decoded_tensors(
 ) -> Iterator[tuple[str, NDArray[np.float32]]]:
     """Every tensor as float32, by canonical name, one at a time."""
     for name, role in roles.items():
-        yield name, decode(artifact.matrix(name), tier) if role.is_matrix else artifact.vector(name)
+        yield name, decode(artifact.matrix(name), tier) if role.is_matrix else artifact.vector(name, tier)
 
 
 def header(artifact: Artifact, roles: dict[str, TensorRole], dtype: ExportDtype) -> bytes:
