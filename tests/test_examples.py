@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import penjing
+
 EXAMPLES = Path(__file__).resolve().parents[1] / "docs" / "examples.md"
 
 
@@ -16,8 +18,17 @@ def test_examples_run(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PENJING_CACHE", str(tmp_path / "cache"))
     blocks = re.findall(r"```python\n(.*?)```", EXAMPLES.read_text("utf-8"), re.DOTALL)
-    assert len(blocks) >= 6
+    assert len(blocks) >= 8
+    used = {name for name in penjing.__all__ if f"penjing.{name}" in EXAMPLES.read_text("utf-8")}
+    assert not {name for name in penjing.__all__ if name.islower()} - used, "every verb has an example"
+    assert "penjing.cli" not in EXAMPLES.read_text("utf-8")
     exec(compile("\n".join(blocks), str(EXAMPLES), "exec"), {"__name__": "examples"})
     said = capsys.readouterr().out
     assert "InfeasibleBudgetError" in said
-    assert {path.name for path in tmp_path.iterdir()} == {"cache", "tray", "tray-int8", "tray-layered"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "cache",
+        "tray",
+        "tray-for-others",
+        "tray-int8",
+        "tray-layered",
+    }
