@@ -47,5 +47,5 @@ $(VENV)/.demo: $(VENV)/.build $(CSRC)
 # torch first and pinned, so that nothing else pulls a build of its own choice.
 $(VENV)/.dev: $(VENV)/.build $(CSRC)
 	$(PIP) install "torch==2.13.0"
-	$(PIP) install --no-build-isolation -e '.[dev,demo,optimize,hub]'
+	$(PIP) install --no-build-isolation -e '.[dev,demo,optimize,hub,parquet]'
 	touch $@

@@ -14,16 +14,18 @@ from penjing.spec import Tier, WeightFormatName, preset
 
 PROMPT = "Once upon a time"
 # What children's stories are made of; a model that has lost its mind writes few of these.
-WORDS = frozenset(
-    """a after all an and are as at away back ball be bear bed big bird boy but came can cat could dad day did
-    didn't do dog down eat everyone excited felt find flower for found friend friends from fun garden gave get
-    girl go good got had happy has have he heard help her hi him his home house hug i in inside into is it it's
-    jack jump kind laughed learned like liked little looked lots lily loved made man many mom mommy mum much
-    named never new nice no not of off old on one other out outside park play played playing please put ran red
-    sad said sam sara saw scared see she sky small smile smiled so some something soon stop sun sunny take thank
-    that the their them then there they thing this thought tim time timmy to together too took toy toys tree
-    tried up very wanted was water we went were what when where who will with wow yes you your""".split()
-)
+VOCABULARY = """
+a after all an and are as asked at away back ball be bear bed big bird boy but came can can't cat could
+dad daddy day did didn't do dog down eat everyone excited felt find flower for found friend friends from
+fun garden gave get girl go good got had happy has have he heard help her hi high him his home house hug
+i i'm in inside into is it it's jack jump kind know laughed learned let's like liked lily little looked
+lots loved made man many mom mommy much mum my named never new nice no not of off old on one other out
+outside park play played playing please put ran red sad said sam sara saw scared see she sky small smile
+smiled so some something soon sorry stop sun sunny take thank that the their them then there they thing
+this thought tim time timmy to together too took toy toys tree tried up very want wanted was water we
+went were what when where who will with wow yes you your
+"""
+WORDS = frozenset(VOCABULARY.split())
 
 
 def share_of_known_words(text: str) -> float:

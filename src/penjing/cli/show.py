@@ -52,7 +52,9 @@ def measured_text(data: Path | None) -> Path:
 def progress_bar() -> Iterator[Progress]:
     """A progress callback (stage, done, total) drawn on stderr; silent where stderr is no terminal."""
     if not sys.stderr.isatty():  # nor pays for the import
-        yield lambda stage, done, total: None
+        from penjing.optimize.progress import silent
+
+        yield silent
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn

@@ -65,12 +65,14 @@ class MomentumOptimizer(Optimizer, ABC):
 
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]
+        """Move every parameter that has a gradient."""
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     self.update(parameter, parameter.grad, group)
 
     def update(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+        """Decay `parameter` in place, then subtract its direction `lr` times; all of one shape."""
         state = self.state[parameter]
         if not state:
             state["momentum"] = torch.zeros_like(parameter)
@@ -90,6 +92,7 @@ class LionOptimizer(MomentumOptimizer):
         super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": 0.0, "maximize": maximize})
 
     def direction(self, gradient: Tensor, momentum: Tensor, group: dict[str, Any]) -> Tensor:
+        """-1, 0 or 1 for every element, by the first beta; the second moves the momentum."""
         sign = momentum.lerp(gradient, 1 - group["betas"][0]).sign_()
         momentum.lerp_(gradient, 1 - group["betas"][1])
         return sign
@@ -107,6 +110,7 @@ class MuonOptimizer(MomentumOptimizer):
         super().__init__(params, defaults)
 
     def direction(self, gradient: Tensor, momentum: Tensor, group: dict[str, Any]) -> Tensor:
+        """Semi-orthogonal [m, n], scaled by the shape, in the gradient's dtype. `gradient` is a matrix."""
         momentum.lerp_(gradient, 1 - group["momentum"])
         rows, columns = gradient.shape
         update = orthogonalize(gradient.lerp(momentum, group["momentum"]))
