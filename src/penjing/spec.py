@@ -11,10 +11,19 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from penjing.errors import SpecError
 
+GroupSize = Literal[32, 64, 128]
 WeightFormatName = Literal["keep", "int8", "int4", "layered"]
 KvFormat = Literal["int8", "bf16", "fp32"]
 Tier = Literal["fast", "best"]
@@ -27,10 +36,20 @@ class Spec(BaseModel):
 
 
 class WeightFormat(Spec):
-    """How one kind of matrix is stored. `keep` is the checkpoint's own dtype, and has no groups."""
+    """How one kind of matrix is stored.
+
+    `keep` is the checkpoint's own dtype and has no groups: its group_size is always 64, so that recipes that
+    do the same are the same.
+    """
 
     name: WeightFormatName = "int4"
-    group_size: Literal[32, 64, 128] = 64
+    group_size: GroupSize = 64
+
+    @field_validator("group_size")
+    @classmethod
+    def without_groups(cls, value: GroupSize, info: ValidationInfo) -> GroupSize:
+        """One spelling for the format that has no groups."""
+        return 64 if info.data.get("name") == "keep" else value
 
 
 class QuantizeStep(Spec):
@@ -54,7 +73,7 @@ class Recipe(Spec):
     seed: int = Field(default=0, ge=0, lt=2**63)
 
 
-def preset(name: WeightFormatName, group_size: Literal[32, 64, 128] = 64) -> Recipe:
+def preset(name: WeightFormatName, group_size: GroupSize = 64) -> Recipe:
     """The recipe behind `penjing quantize --format NAME`.
 
     `keep` changes nothing: weights in their own dtype and an fp32 KV cache, the reference everything is
@@ -62,7 +81,7 @@ def preset(name: WeightFormatName, group_size: Literal[32, 64, 128] = 64) -> Rec
     of the size in large models, stay at 8 bits.
     """
     if name == "keep":
-        keep = WeightFormat(name="keep", group_size=group_size)
+        keep = WeightFormat(name="keep")
         return Recipe(steps=(QuantizeStep(weights=keep, embedding=keep, kv="fp32"),))
     weights = WeightFormat(name=name, group_size=group_size)
     embedding = WeightFormat(name="int8", group_size=group_size)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from penjing.artifact import ModelConfig
 from penjing.measure.cost import artifact_bytes
-from penjing.spec import Recipe, WeightFormatName, preset, validate
+from penjing.spec import GroupSize, Recipe, WeightFormatName, preset, validate
 
-GroupSize = Literal[32, 64, 128]
 TABLE: tuple[tuple[WeightFormatName, GroupSize], ...] = (
     ("int4", 128),
     ("int4", 64),
