@@ -278,7 +278,10 @@ def test_replacement_killed_between_its_two_renames(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("force", [False, True])
 def test_killed_at_random_moments(tmp_path: Path, force: bool) -> None:
-    """Whenever a writer is killed, what stands under the name is whole, or is not there."""
+    """Whenever a writer is killed, what stands under the name is whole, or is not there.
+
+    A replacement that is killed between its two renames has left the old artifact, whole, aside.
+    """
     target = tmp_path / "tray"
     expected = contents(write_artifact(tmp_path / "fresh"))
     before = contents(write_artifact(target, seed=1)) if force else None
@@ -295,12 +298,15 @@ def test_killed_at_random_moments(tmp_path: Path, force: bool) -> None:
         child.send_signal(signal.SIGKILL)
         child.wait()
         child.stdout.close()
+        aside = list(tmp_path.glob(".tray.replaced-*"))
         if target.exists():
             assert contents(target) in (expected, before)
+        elif force:
+            assert [contents(path) in (expected, before) for path in aside] == [True]
         else:
-            assert not force
+            assert not aside
     others = [name for name in names(tmp_path) if name not in ("fresh", "tray")]
-    assert all(name.startswith(".tray.partial-") for name in others)
+    assert all(name.startswith((".tray.partial-", ".tray.replaced-")) for name in others)
     write_artifact(target, force=True)
     assert contents(target) == expected
     assert names(tmp_path) == ["fresh", "tray"]

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import random
+import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +149,39 @@ def test_force_replaces_exports_only(tmp_path: Path) -> None:
         export_safetensors(artifact.path, out, force=True)
 
 
+@pytest.mark.parametrize("force", [False, True])
+def test_killed_at_random_moments(tmp_path: Path, force: bool) -> None:
+    """Whenever an export is killed, what stands under the name is whole, or is not there."""
+    artifact = make(tmp_path, LLAMA)
+    whole = contents(export_safetensors(artifact.path, tmp_path / "fresh"))
+    out = tmp_path / "out"
+    if force:
+        export_safetensors(artifact.path, out)
+    generator = random.Random(3)
+    tensors = len(expected_tensors(artifact.config))
+    for line in (1, generator.randint(2, tensors - 1), tensors, tensors):
+        command = [sys.executable, __file__, str(artifact.path), str(out), *(["force"] if force else [])]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+            assert child.stdout is not None
+            for _ in zip(range(line), child.stdout, strict=False):
+                pass
+            time.sleep(generator.uniform(0, 0.004))
+            child.kill()
+        aside = list(tmp_path.glob(".out.replaced-*"))
+        if out.exists():
+            assert contents(out) == whole
+        elif force:
+            assert [contents(path) for path in aside] == [whole]
+        if not force:
+            shutil.rmtree(out, ignore_errors=True)
+    export_safetensors(artifact.path, out, force=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["artifact", "fresh", "model", "out"]
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
 def test_a_missing_tier_and_unequal_blocks_are_refused(tmp_path: Path) -> None:
     artifact = make(tmp_path, LLAMA, "int8")
     with pytest.raises(SpecError, match="no tier fast"):
@@ -163,3 +201,14 @@ def test_a_weight_beyond_half_precision_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match="final_norm is beyond the range of fp16"):
         export_safetensors(artifact.path, tmp_path / "out", dtype="fp16")
     assert not (tmp_path / "out").exists()
+
+
+def export_aloud(artifact: str, out: str, *force: str) -> None:
+    """A process to kill: reports each tensor on a line, the last of them just before it publishes."""
+    export_safetensors(
+        Path(artifact), Path(out), force=bool(force), progress=lambda *step: print(step, flush=True)
+    )
+
+
+if __name__ == "__main__":
+    export_aloud(*sys.argv[1:])

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import random
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +18,7 @@ from penjing.errors import InfeasibleBudgetError, OutputExistsError, SpecError
 from penjing.optimize import search as search_module
 from penjing.optimize.candidates import candidates, seeded_recipes
 from penjing.optimize.certificate import verify_certificate
+from penjing.optimize.progress import Progress
 from penjing.optimize.search import Optimized, optimize, percent
 from penjing.optimize.trials import Trials
 from penjing.spec import Budget
@@ -161,6 +166,33 @@ def interrupt(*arguments: object, **options: object) -> None:
     raise KeyboardInterrupt
 
 
+def test_killed_at_random_moments(checkpoint: Path, own_text: Path, tmp_path: Path) -> None:
+    """Whenever a search is killed, its output is whole and certified, or is not there; the next tidies up."""
+    out, generator = tmp_path / "tray", random.Random(5)
+    order = [str(checkpoint), str(out), str(own_text)]
+    lines: list[object] = []
+    search_with(*order, lambda *step: lines.append(step))
+    shutil.rmtree(out)
+    for line in (1, generator.randrange(len(lines)), generator.randrange(len(lines)), len(lines), len(lines)):
+        kill_after(line, [sys.executable, __file__, *order], generator)
+        if out.exists():
+            assert verify_certificate(out).certificate.artifact_hash == verify_artifact(out).hash
+            shutil.rmtree(out)
+        assert all(path.name.startswith(".tray.partial-") for path in tmp_path.iterdir())
+    run(checkpoint, out, own_text, max_size="45%")
+    assert [path.name for path in tmp_path.iterdir()] == ["tray"]
+
+
+def kill_after(line: int, command: list[str], generator: random.Random) -> None:
+    """Start a process and kill it a moment after it has written so many lines."""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        for _ in zip(range(line), child.stdout, strict=False):
+            pass
+        time.sleep(generator.uniform(0, 0.02))
+        child.kill()
+
+
 def test_a_budget_must_limit_something(checkpoint: Path, own_text: Path, tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="limits neither size nor loss"):
         run(checkpoint, tmp_path / "tray", own_text)
@@ -258,3 +290,21 @@ def test_a_real_model(stories260k: Path, shared_data: Path, tmp_path: Path) -> N
     assert again.remeasured is not None
     assert again.remeasured.compared.bound == result.evaluation.compared.bound
     assert result.certificate.measured.top1_agreement > 0.9
+
+
+def search_with(checkpoint: str, out: str, text: str, progress: Progress) -> None:
+    """A search whose last step is reported just before it publishes."""
+    optimize(
+        checkpoint,
+        Path(out),
+        Budget(max_size=0.45),
+        Path(text),
+        tokens=None,
+        threads=1,
+        speed=False,
+        progress=progress,
+    )
+
+
+if __name__ == "__main__":
+    search_with(*sys.argv[1:], lambda *step: print(step, flush=True))
