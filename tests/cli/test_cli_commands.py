@@ -12,6 +12,7 @@ import pytest
 from running import Outcome, Run
 
 import penjing
+from penjing.data.documents import DEFAULT_TOKENS
 
 
 def document(outcome: Outcome) -> dict[str, Any]:
@@ -31,6 +32,11 @@ def test_help_names_every_command(run: Run) -> None:
     outcome = run("--help")
     commands = "profile quantize optimize evaluate export verify serve chat generate bench demo"
     assert all(command in outcome.out for command in commands.split())
+
+
+def test_help_says_how_much_text_is_used(run: Run) -> None:
+    for command in ("evaluate", "optimize"):
+        assert str(DEFAULT_TOKENS) in run(command, "--help").out
 
 
 def test_profile(run: Run, checkpoint: Path, tray: Path) -> None:

@@ -7,6 +7,7 @@ divergence: what is measured can be told from what should be.
 from __future__ import annotations
 
 import json
+import shutil
 import string
 from pathlib import Path
 
@@ -14,11 +15,14 @@ import pytest
 from checkpoints import LLAMA, random_tensors, write_checkpoint
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from penjing.artifact import Artifact
+from penjing.artifact import Artifact, write_certificate
 from penjing.engine import Engine, Sampling
+from penjing.optimize.certificate import issue_certificate
+from penjing.optimize.evaluate import evaluate
+from penjing.optimize.evaluation import Evaluation
 from penjing.optimize.reference import reference_artifact
 from penjing.quantize import quantize_checkpoint
-from penjing.spec import preset
+from penjing.spec import Budget, preset
 
 LETTERS = ["<unk>", "<s>", "</s>", *string.ascii_lowercase[:13], *string.ascii_uppercase[:8]]
 DOCUMENTS, TOKENS = 60, 110
@@ -83,3 +87,20 @@ def layered(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Artif
     return quantize_checkpoint(
         checkpoint, tmp_path_factory.mktemp("artifacts") / "layered", preset("layered")
     )
+
+
+@pytest.fixture(scope="session")
+def evaluation(int8: Artifact, checkpoint: Path, own_text: Path) -> Evaluation:
+    return evaluate(int8.path, checkpoint, own_text, threads=1, speed=False)
+
+
+@pytest.fixture
+def certified(int8: Artifact, evaluation: Evaluation, tmp_path: Path) -> Path:
+    """A copy of the int8 artifact with its certificate."""
+    path = tmp_path / "certified"
+    shutil.copytree(int8.path, path)
+    certificate = issue_certificate(
+        evaluation, int8, Budget(max_size=0.5, max_loss=0.02), text_part="all", token_limit=16384
+    )
+    write_certificate(path, certificate)
+    return path

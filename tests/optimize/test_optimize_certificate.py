@@ -3,36 +3,19 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from penjing.artifact import Artifact, read_certificate, write_certificate
+from penjing.artifact import Artifact, read_certificate
 from penjing.artifact.layout import CERTIFICATE_FILE
 from penjing.errors import CertificateError, ChecksumError
 from penjing.optimize.certificate import issue_certificate, verify_certificate
 from penjing.optimize.evaluate import evaluate
 from penjing.optimize.evaluation import Evaluation
 from penjing.spec import Budget, canonical_json
-
-
-@pytest.fixture(scope="module")
-def evaluation(int8: Artifact, checkpoint: Path, own_text: Path) -> Evaluation:
-    return evaluate(int8.path, checkpoint, own_text, threads=1, speed=False)
-
-
-@pytest.fixture
-def certified(int8: Artifact, evaluation: Evaluation, tmp_path: Path) -> Path:
-    path = tmp_path / "certified"
-    shutil.copytree(int8.path, path)
-    certificate = issue_certificate(
-        evaluation, int8, Budget(max_size=0.5, max_loss=0.02), text_part="all", token_limit=16384
-    )
-    write_certificate(path, certificate)
-    return path
 
 
 def edit(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
