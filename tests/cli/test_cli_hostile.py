@@ -201,6 +201,7 @@ def test_a_process_of_its_own_ends_like_this_one(checkpoint: Path, artifact: Pat
 def test_options_out_of_range(run: Run, checkpoint: Path, artifact: Path, text: Path, tmp_path: Path) -> None:
     out = ("-o", tmp_path / "out")
     refused(run("quantize", checkpoint, *out, "--group-size", 48), "SpecError", "48")
+    refused(run("quantize", checkpoint, *out, "--format", "keep", "--group-size", 32), "SpecError", "keep")
     refused(run("optimize", checkpoint, *out, "--data", text), "SpecError", "--max-size")
     refused(run("optimize", checkpoint, *out, "--data", text, "--max-size", "big"), "SpecError", "big")
     refused(run("generate", artifact, "x", "--top-p", "1.5"), "SamplingError", "top_p")

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from penjing.cli.options import Data, Force, FormatName, Json, Model, Out, Seed, Threads, Tokens
+from penjing.cli.options import Checkpoint, Data, Force, FormatName, Json, Out, Seed, Threads, Tokens
 from penjing.cli.show import measured_text, megabytes, percent, print_json, print_table, progress_bar
 from penjing.data.documents import DEFAULT_TOKENS
 from penjing.errors import SpecError
@@ -15,7 +15,7 @@ from penjing.spec import Budget, Recipe, preset, read_recipe, validate
 
 
 def optimize(
-    model: Model,
+    model: Checkpoint,
     out: Out,
     max_size: Annotated[
         str | None, typer.Option(help="Tensor bytes over the checkpoint's: 30% or 0.3.")
@@ -72,7 +72,7 @@ def optimize(
 
 
 def quantize(
-    model: Model,
+    model: Checkpoint,
     out: Out,
     format: Annotated[FormatName | None, typer.Option(help="Weight format. Default: int4.")] = None,
     group_size: Annotated[int | None, typer.Option(help="Inputs that share a scale: 32, 64 or 128.")] = None,
@@ -108,6 +108,8 @@ def chosen_recipe(format: FormatName | None, group_size: int | None, recipe: Pat
         if format is not None or group_size is not None:
             raise SpecError("--recipe says everything: give it alone, without --format and --group-size")
         return read_recipe(recipe)
+    if format is FormatName.keep and group_size is not None:
+        raise SpecError("--group-size: the format keep has no groups; leave it out")
     size: Literal[32, 64, 128]
     match group_size:
         case None | 64:

@@ -28,6 +28,9 @@ class FormatName(StrEnum):
 Model = Annotated[
     str, typer.Argument(metavar="MODEL", help="Checkpoint or artifact directory, or 'seedling'.")
 ]
+Checkpoint = Annotated[
+    str, typer.Argument(metavar="MODEL", help="Checkpoint directory, model name to fetch, or 'seedling'.")
+]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Directory to write.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace what an earlier run wrote there.")]
 Data = Annotated[

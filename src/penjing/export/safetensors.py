@@ -40,8 +40,8 @@ NOT_EXPORTED = "is not a checkpoint that Penjing exported"
 
 
 def export_safetensors(
-    source: Path,
-    out: Path,
+    source: str | Path,
+    out: str | Path,
     *,
     dtype: ExportDtype = "bf16",
     tier: Tier | None = None,
@@ -53,6 +53,7 @@ def export_safetensors(
     Raises ArtifactError, OutputError, UnsupportedConfigError (blocks of different widths), SpecError (a tier
     that the artifact lacks), FormatError (a weight beyond fp16's range).
     """
+    source, out = Path(source), Path(out)
     artifact = Artifact.open(source)
     chosen = tier or artifact.tiers[-1]
     if chosen not in artifact.tiers:

@@ -66,7 +66,7 @@ class Settings:
 def evaluate(
     candidate: str | Path,
     against: str | Path | None,
-    data: Path,
+    data: str | Path,
     *,
     tokens: int | None = DEFAULT_TOKENS,
     window: int | None = None,
@@ -82,6 +82,7 @@ def evaluate(
     Raises ArtifactError, CheckpointError, DataError, TokenizerError (the sides do not share a tokenizer), or
     SpecError for a setting out of range.
     """
+    data = Path(data)
     settings = Settings(window, tier, threads, seed, confidence, speed)
     engine = open_engine(runnable(candidate, progress), settings, tier)
     reference = None if against is None else open_engine(runnable(against, progress), settings, None)

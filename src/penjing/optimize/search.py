@@ -47,9 +47,9 @@ class Optimized(Spec):
 
 def optimize(
     model: str | Path,
-    out: Path,
+    out: str | Path,
     budget: Budget,
-    data: Path,
+    data: str | Path,
     *,
     tokens: int | None = DEFAULT_TOKENS,
     window: int | None = None,
@@ -68,6 +68,7 @@ def optimize(
     """
     if budget.max_size is None and budget.max_loss is None:
         raise SpecError("budget: limits neither size nor loss; give --max-size, --max-loss or both")
+    out, data = Path(out), Path(data)
     settings = Settings(window, None, threads, seed, budget.confidence, speed)
     recipes = seeded_recipes(seed)
     staging = StagingDirectory(out, force=force, objection=objection_to_replacing)

@@ -28,7 +28,7 @@ def verify(
     artifact: str | Path,
     *,
     against: str | Path | None = None,
-    data: Path | None = None,
+    data: str | Path | None = None,
     threads: int | None = None,
     progress: Progress = silent,
 ) -> Verified:
@@ -45,7 +45,8 @@ def verify(
     if against is None and not (path / CERTIFICATE_FILE).exists():
         found = Verified(hash=verify_artifact(path).hash, certificate=None, remeasured=None)
     else:
-        checked = verify_certificate(path, data=data, against=against, threads=threads, progress=progress)
+        text = None if data is None else Path(data)
+        checked = verify_certificate(path, data=text, against=against, threads=threads, progress=progress)
         found = Verified(
             hash=checked.certificate.artifact_hash,  # held against the manifest's
             certificate=checked.certificate,
