@@ -25,27 +25,31 @@ struct ModelShape {
   float rope_factor;                       // cosine and sine are multiplied by it
 };
 
-// A matrix and its bias (null for none).
+// A norm or a bias, [2][size]: its values at the tiers fast and best. No values: there is none.
+struct TierVector {
+  const float* values = nullptr;
+  int64_t size = 0;
+  const float* at(Tier tier) const { return values + static_cast<int64_t>(tier) * size; }
+};
+
 struct Projection {
   Matrix matrix{};
-  const float* bias = nullptr;
+  TierVector bias;
 };
 
 struct Block {
   int64_t num_heads, num_kv_heads, intermediate_size;
   int64_t sliding_window;  // positions a token sees, itself included; 0 for all
   Format key_format, value_format;
-  const float* attention_norm;
-  const float* feed_forward_norm;
-  const float* query_norm;  // null, or [head_dim] like key_norm
-  const float* key_norm;
+  TierVector attention_norm, feed_forward_norm;
+  TierVector query_norm, key_norm;  // none, or of head_dim each
   Projection query, key, value, output, gate, up, down;
 };
 
 // Weights outside the blocks. A tied head is the embedding given twice.
 struct Ends {
   Matrix embedding, head;
-  const float* final_norm;
+  TierVector final_norm;
 };
 
 // See StepSequence in src/penjing/engine/step.py. `allowed` is null or [vocab_size], zero for forbidden.
@@ -116,7 +120,7 @@ class Model {
   void leave(size_t index, Portion& portion);
 
   void embed(Portion& portion);
-  void normalize(Portion& portion, const float* weight, std::initializer_list<const Matrix*> matrices);
+  void normalize(Portion& portion, const TierVector& weight, std::initializer_list<const Matrix*> matrices);
   void project_heads(Portion& portion, const Block& block);
   void place_heads(Portion& portion, size_t index);
   void attend(Portion& portion, size_t index);

@@ -21,7 +21,8 @@ namespace penjing {
 namespace {
 
 using Floats = Flat<float>;
-using OptionalFloats = std::optional<Floats>;
+using TierFloats = nb::ndarray<const float, nb::shape<2, -1>, nb::c_contig, nb::device::cpu>;
+using OptionalTierFloats = std::optional<TierFloats>;
 template <class T>
 using Writable = nb::ndarray<T, nb::c_contig, nb::device::cpu>;
 
@@ -29,6 +30,10 @@ void check_size(const char* name, size_t size, int64_t expected) {
   if (size == static_cast<size_t>(expected)) return;
   throw std::invalid_argument(std::string(name) + " has " + std::to_string(size) + " elements, and " +
                               std::to_string(expected) + " are expected");
+}
+
+TierVector view_of(const TierFloats& values) {
+  return {values.data(), static_cast<int64_t>(values.shape(1))};
 }
 
 const Kernels& kernels_named(const std::string& isa) {
@@ -52,24 +57,24 @@ Format kv_format_named(const std::string& name) {
 // Each Bound class holds the arrays that its view points into.
 struct BoundProjection {
   BoundMatrix matrix;
-  OptionalFloats bias;
+  OptionalTierFloats bias;
 
-  BoundProjection(const BoundMatrix& matrix, OptionalFloats bias) : matrix(matrix), bias(bias) {
-    if (bias) check_size("bias", bias->size(), matrix.view.rows);
+  BoundProjection(const BoundMatrix& matrix, OptionalTierFloats bias) : matrix(matrix), bias(bias) {
+    if (bias) check_size("bias", bias->shape(1), matrix.view.rows);
   }
-  Projection view() const { return {matrix.view, bias ? bias->data() : nullptr}; }
+  Projection view() const { return {matrix.view, bias ? view_of(*bias) : TierVector{}}; }
 };
 
 struct BoundBlock {
   Block view;
   std::vector<BoundProjection> projections;
-  std::vector<Floats> norms;
+  std::vector<TierFloats> norms;
 
   // projections: query, key, value, output, gate, up, down.
   BoundBlock(int64_t num_heads, int64_t num_kv_heads, int64_t intermediate_size,
              std::optional<int64_t> window, const std::string& key_format, const std::string& value_format,
-             Floats attention_norm, Floats feed_forward_norm, OptionalFloats query_norm,
-             OptionalFloats key_norm, std::vector<BoundProjection> bound)
+             TierFloats attention_norm, TierFloats feed_forward_norm, OptionalTierFloats query_norm,
+             OptionalTierFloats key_norm, std::vector<BoundProjection> bound)
       : view{}, projections(std::move(bound)), norms{attention_norm, feed_forward_norm} {
     if (projections.size() != 7) throw std::invalid_argument("a block has seven projections");
     if (query_norm.has_value() != key_norm.has_value())
@@ -81,12 +86,12 @@ struct BoundBlock {
     view.sliding_window = window.value_or(0);
     view.key_format = kv_format_named(key_format);
     view.value_format = kv_format_named(value_format);
-    view.attention_norm = attention_norm.data();
-    view.feed_forward_norm = feed_forward_norm.data();
+    view.attention_norm = view_of(attention_norm);
+    view.feed_forward_norm = view_of(feed_forward_norm);
     if (query_norm) {
       norms.insert(norms.end(), {*query_norm, *key_norm});
-      view.query_norm = query_norm->data();
-      view.key_norm = key_norm->data();
+      view.query_norm = view_of(*query_norm);
+      view.key_norm = view_of(*key_norm);
     }
     Projection* const targets[] = {&view.query, &view.key, &view.value, &view.output,
                                    &view.gate,  &view.up,  &view.down};
@@ -96,7 +101,7 @@ struct BoundBlock {
   void check_norms(int64_t hidden_size, int64_t head_dim) const {
     const char* const names[] = {"attention_norm", "feed_forward_norm", "query_norm", "key_norm"};
     for (size_t i = 0; i < norms.size(); ++i)
-      check_size(names[i], norms[i].size(), i < 2 ? hidden_size : head_dim);
+      check_size(names[i], norms[i].shape(1), i < 2 ? hidden_size : head_dim);
   }
 };
 
@@ -131,16 +136,16 @@ struct BoundSequence {
 
 struct BoundModel {
   BoundMatrix embedding, head;
-  Floats final_norm;
+  TierFloats final_norm;
   std::vector<BoundBlock> blocks;
   std::unique_ptr<Model> model;
 
   BoundModel(const std::string& isa, int threads, int64_t vocab_size, int64_t hidden_size, int64_t head_dim,
              int64_t max_positions, float norm_eps, std::vector<float> inverse_frequencies, float rope_factor,
-             const BoundMatrix& embedding, const BoundMatrix& head, Floats final_norm,
+             const BoundMatrix& embedding, const BoundMatrix& head, TierFloats final_norm,
              std::vector<BoundBlock> bound)
       : embedding(embedding), head(head), final_norm(final_norm), blocks(std::move(bound)) {
-    check_size("final_norm", final_norm.size(), hidden_size);
+    check_size("final_norm", final_norm.shape(1), hidden_size);
     std::vector<Block> views;
     for (const BoundBlock& block : blocks) {
       block.check_norms(hidden_size, head_dim);
@@ -149,7 +154,7 @@ struct BoundModel {
     ModelShape shape{vocab_size,    hidden_size, head_dim,
                      max_positions, norm_eps,    std::move(inverse_frequencies),
                      rope_factor};
-    const Ends ends{embedding.view, head.view, final_norm.data()};
+    const Ends ends{embedding.view, head.view, view_of(final_norm)};
     model = std::make_unique<Model>(kernels_named(isa), threads, std::move(shape), ends, std::move(views));
   }
 
@@ -258,10 +263,11 @@ std::vector<int> run_tasks(int threads, int tasks, int loops, int failing) {
 
 void bind_model(nb::module_& module) {
   nb::class_<BoundProjection>(module, "Projection")
-      .def(nb::init<const BoundMatrix&, OptionalFloats>(), "matrix"_a, "bias"_a.noconvert().none());
+      .def(nb::init<const BoundMatrix&, OptionalTierFloats>(), "matrix"_a, "bias"_a.noconvert().none());
   nb::class_<BoundBlock>(module, "Block")
       .def(nb::init<int64_t, int64_t, int64_t, std::optional<int64_t>, const std::string&, const std::string&,
-                    Floats, Floats, OptionalFloats, OptionalFloats, std::vector<BoundProjection>>(),
+                    TierFloats, TierFloats, OptionalTierFloats, OptionalTierFloats,
+                    std::vector<BoundProjection>>(),
            "num_heads"_a, "num_kv_heads"_a, "intermediate_size"_a, "sliding_window"_a.none(), "key_format"_a,
            "value_format"_a, "attention_norm"_a.noconvert(), "feed_forward_norm"_a.noconvert(),
            "query_norm"_a.noconvert().none(), "key_norm"_a.noconvert().none(), "projections"_a);
@@ -272,7 +278,7 @@ void bind_model(nb::module_& module) {
            "tier"_a, "allowed"_a.noconvert().none());
   nb::class_<BoundModel>(module, "Model")
       .def(nb::init<const std::string&, int, int64_t, int64_t, int64_t, int64_t, float, std::vector<float>,
-                    float, const BoundMatrix&, const BoundMatrix&, Floats, std::vector<BoundBlock>>(),
+                    float, const BoundMatrix&, const BoundMatrix&, TierFloats, std::vector<BoundBlock>>(),
            "isa"_a, "threads"_a, "vocab_size"_a, "hidden_size"_a, "head_dim"_a, "max_positions"_a,
            "norm_eps"_a, "inverse_frequencies"_a, "rope_factor"_a, "embedding"_a, "head"_a,
            "final_norm"_a.noconvert(), "blocks"_a)

@@ -146,10 +146,13 @@ void Model::multiply(const Projection& projection, const Activations& input, con
     for (const Segment& segment : segments) run(segment.tier, segment.begin, segment.end);
   else
     run(Tier::best, 0, segments.back().end);
-  if (projection.bias == nullptr) return;
+  if (projection.bias.values == nullptr) return;
   const int64_t from = first * kRowsPerTile, to = std::min(last * kRowsPerTile, matrix.rows);
-  for (int64_t row = 0; row < segments.back().end; ++row)
-    for (int64_t i = from; i < to; ++i) out[row * stride + i] += projection.bias[i];
+  for (const Segment& segment : segments) {
+    const float* bias = projection.bias.at(segment.tier);
+    for (int64_t row = segment.begin; row < segment.end; ++row)
+      for (int64_t i = from; i < to; ++i) out[row * stride + i] += bias[i];
+  }
 }
 
 void Model::embed(Portion& portion) {
@@ -163,13 +166,14 @@ void Model::embed(Portion& portion) {
   });
 }
 
-void Model::normalize(Portion& portion, const float* weight, std::initializer_list<const Matrix*> matrices) {
+void Model::normalize(Portion& portion, const TierVector& weight,
+                      std::initializer_list<const Matrix*> matrices) {
   const int64_t hidden = shape_.hidden_size;
   portion.normed.prepare(portion.count, matrices);
   share(portion, portion.count, 8 * hidden, 1, [&](int64_t first, int64_t last, int) {
     for (int64_t row = first; row < last; ++row)
-      kernels_.rms_norm(hidden_row(portion.first + row), weight, shape_.norm_eps, hidden,
-                        portion.normed.row(row));
+      kernels_.rms_norm(hidden_row(portion.first + row), weight.at(rows_[portion.first + row].sequence->tier),
+                        shape_.norm_eps, hidden, portion.normed.row(row));
     portion.normed.quantize(kernels_, first, last);
   });
 }
@@ -202,11 +206,14 @@ void Model::project_heads(Portion& portion, const Block& block) {
 void Model::place_heads(Portion& portion, size_t index) {
   const Block& block = blocks_[index];
   const int64_t head_dim = shape_.head_dim, half = head_dim / 2;
-  const auto finish = [&](float* heads, int64_t num_heads, const float* norm, int64_t position) {
+  const auto finish = [&](float* heads, int64_t num_heads, const TierVector& norm, const Row& row) {
+    const float* cosines = cosines_.data() + row.position * half;
+    const float* sines = sines_.data() + row.position * half;
     for (int64_t head = 0; head < num_heads; ++head) {
       float* vector = heads + head * head_dim;
-      if (norm != nullptr) kernels_.rms_norm(vector, norm, shape_.norm_eps, head_dim, vector);
-      kernels_.rotate(vector, cosines_.data() + position * half, sines_.data() + position * half, head_dim);
+      if (norm.values != nullptr)
+        kernels_.rms_norm(vector, norm.at(row.sequence->tier), shape_.norm_eps, head_dim, vector);
+      kernels_.rotate(vector, cosines, sines, head_dim);
     }
   };
   const int64_t key_size = block.num_kv_heads * head_dim, query_size = block.num_heads * head_dim;
@@ -214,8 +221,8 @@ void Model::place_heads(Portion& portion, size_t index) {
     for (int64_t i = first; i < last; ++i) {
       const Row& row = rows_[portion.first + i];
       float* key = portion.key.data() + i * key_size;
-      finish(queries_of(portion) + i * query_size, block.num_heads, block.query_norm, row.position);
-      finish(key, block.num_kv_heads, block.key_norm, row.position);
+      finish(queries_of(portion) + i * query_size, block.num_heads, block.query_norm, row);
+      finish(key, block.num_kv_heads, block.key_norm, row);
       const int64_t page = row.sequence->pages[row.position / kPageTokens], slot = row.position % kPageTokens;
       kernels_.write_kv(keys_[index], page, slot, key);
       kernels_.write_kv(values_[index], page, slot, portion.value.data() + i * key_size);
@@ -305,11 +312,12 @@ void Model::project_logits(float* logits) {
     for (int64_t i = first; i < last; ++i) {
       const Row& row = wanted_rows_[i];
       const int64_t from = first_row[row.sequence_index] + row.position - row.sequence->first_position;
-      kernels_.rms_norm(hidden_row(from), ends_.final_norm, shape_.norm_eps, hidden, normed.row(i));
+      kernels_.rms_norm(hidden_row(from), ends_.final_norm.at(row.sequence->tier), shape_.norm_eps, hidden,
+                        normed.row(i));
     }
     normed.quantize(kernels_, first, last);
   });
-  const Projection head{ends_.head, nullptr};
+  const Projection head{ends_.head, {}};
   share(whole_, ends_.head.row_tiles(), kRowsPerTile * hidden * wanted, kTilesTogether,
         [&](int64_t first, int64_t last, int) {
           multiply(head, normed, wanted_segments_, first, last, logits);

@@ -11,7 +11,6 @@ from artifact_samples import CONFIG, edit_manifest, patch_bytes, write_artifact
 
 from penjing.artifact import Artifact, expected_tensors, verify_artifact
 from penjing.artifact.reader import TIERS
-from penjing.engine.runner import CpuRunner
 from penjing.errors import (
     ChecksumError,
     FormatError,
@@ -54,7 +53,7 @@ def test_the_fast_tier_is_still_the_4_bit_artifact(tmp_path: Path) -> None:
 def test_who_reads_one_value_for_all_tiers_is_refused(tmp_path: Path) -> None:
     path = write_artifact(tmp_path / "tuned", "layered", best=tune)
     with pytest.raises(UnsupportedConfigError, match=r"blocks\.1\.key_bias differs between the tiers"):
-        CpuRunner(Artifact.open(path), threads=1)
+        Artifact.open(path).vector(TUNED)
 
 
 def test_an_export_is_of_one_tier(tmp_path: Path) -> None:

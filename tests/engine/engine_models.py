@@ -37,7 +37,7 @@ class RandomWeights:
     def matrix(self, name: str) -> Encoded:
         return self.matrices[name]
 
-    def vector(self, name: str) -> NDArray[np.float32]:
+    def vector(self, name: str, tier: Tier) -> NDArray[np.float32]:
         return self.vectors[name]
 
 

@@ -17,7 +17,7 @@ from penjing.engine import Engine, Sampling
 from penjing.engine.runner import CpuRunner
 from penjing.engine.step import StepSequence
 from penjing.quantize import quantize_checkpoint
-from penjing.spec import WeightFormat, preset
+from penjing.spec import Tier, WeightFormat, preset
 
 CONFIG = ModelConfig(
     family="llama",
@@ -50,7 +50,7 @@ class RandomArtifact(FakeArtifact):
     def matrix(self, name: str) -> object:
         return self.tensors[name]
 
-    def vector(self, name: str) -> object:
+    def vector(self, name: str, tier: Tier) -> object:
         return self.tensors[name]
 
 

@@ -16,7 +16,9 @@ from penjing.errors import CapacityError, EngineError
 from penjing.formats import Encoded
 from penjing.kernels import Matrix, _core, default_isa
 from penjing.measure.machine import usable_cores
+from penjing.spec import Tier
 
+TIERS: tuple[Tier, Tier] = ("fast", "best")
 PROJECTIONS = ("query", "key", "value", "output", "gate", "up", "down")
 
 
@@ -30,8 +32,8 @@ class WeightSource(Protocol):
     def matrix(self, name: str) -> Encoded:
         """A matrix in tile order."""
 
-    def vector(self, name: str) -> NDArray[np.float32]:
-        """A vector, float32."""
+    def vector(self, name: str, tier: Tier) -> NDArray[np.float32]:
+        """A vector as `tier` reads it, float32."""
 
 
 class CpuRunner:
@@ -189,5 +191,5 @@ def load_matrix(source: WeightSource, name: str) -> Matrix:
 
 
 def load_vector(source: WeightSource, name: str) -> NDArray[np.float32]:
-    """float32, contiguous."""
-    return np.ascontiguousarray(source.vector(name), np.float32)
+    """A norm or bias at both tiers, as the core reads it: float32 [2, length], fast first."""
+    return np.stack([source.vector(name, tier) for tier in TIERS], dtype=np.float32)

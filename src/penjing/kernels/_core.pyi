@@ -53,15 +53,15 @@ def crc32c(bytes: NDArray[np.uint8], threads: int) -> int: ...
 def crc32c_portable(bytes: NDArray[np.uint8]) -> int: ...
 
 class Projection:
-    """A matrix and its bias, float32 [rows], or None. ValueError for a bias of another length."""
+    """A matrix and its bias, float32 [2, rows] (fast, best), or None. ValueError for other lengths."""
 
     def __init__(self, matrix: Matrix, bias: NDArray[np.float32] | None) -> None: ...
 
 class Block:
     """One decoder layer. projections: query, key, value, output, gate, up, down.
 
-    Norms are float32 vectors; query_norm and key_norm come together. Raises ValueError for unknown KV
-    formats.
+    Norms are float32 [2, length] (fast, best); query_norm and key_norm come together. Raises ValueError for
+    unknown KV formats.
     """
 
     def __init__(
