@@ -27,6 +27,7 @@ GroupSize = Literal[32, 64, 128]
 WeightFormatName = Literal["keep", "int8", "int4", "layered"]
 KvFormat = Literal["int8", "bf16", "fp32"]
 Tier = Literal["fast", "best"]
+TIERS: tuple[Tier, ...] = ("fast", "best")
 
 
 class Spec(BaseModel):

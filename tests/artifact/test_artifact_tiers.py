@@ -10,7 +10,6 @@ import pytest
 from artifact_samples import CONFIG, edit_manifest, patch_bytes, write_artifact
 
 from penjing.artifact import Artifact, expected_tensors, verify_artifact
-from penjing.artifact.reader import TIERS
 from penjing.errors import (
     ChecksumError,
     FormatError,
@@ -22,6 +21,7 @@ from penjing.errors import (
 )
 from penjing.export import export_safetensors
 from penjing.models import Checkpoint
+from penjing.spec import TIERS
 
 TUNED = "blocks.1.key_bias"
 

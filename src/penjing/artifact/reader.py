@@ -30,9 +30,8 @@ from penjing.errors import (
 )
 from penjing.formats import Encoded
 from penjing.kernels import crc32c
-from penjing.spec import Tier
+from penjing.spec import TIERS, Tier
 
-TIERS: tuple[Tier, ...] = ("fast", "best")
 FLOAT16_EXPONENT = np.uint16(0x7C00)  # all ones: NaN or Inf
 Verification = Literal["crc", "sha256", "none"]
 

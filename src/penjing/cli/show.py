@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from penjing.errors import PenjingError
 
-Progress = Callable[[str, int, int], None]
+if TYPE_CHECKING:  # the package behind it takes time to load
+    from penjing.optimize.progress import Progress
 
 
 def fail(error: PenjingError) -> NoReturn:

@@ -100,6 +100,7 @@ def read_jsonl(path: Path) -> Iterator[Document]:
 
 
 def text_of(line: str, path: Path, number: int) -> str:
+    """The text of one JSON line. Raises DataError, naming the line, for anything else."""
     try:
         record: Any = json.loads(line)
     except (ValueError, RecursionError) as error:

@@ -36,6 +36,7 @@ def split_of(group: str, shares: Mapping[str, float] = DEFAULT_SHARES, seed: int
 
 
 def check_shares(shares: Mapping[str, float]) -> None:
+    """Raises DataError unless the shares are fractions that add up to 1."""
     is_valid = all(0 <= share <= 1 for share in shares.values()) and math.isclose(sum(shares.values()), 1.0)
     if not is_valid:
         raise DataError(f"the shares of splits must be fractions that add up to 1, not {dict(shares)}")

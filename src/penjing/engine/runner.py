@@ -16,9 +16,8 @@ from penjing.errors import CapacityError, EngineError
 from penjing.formats import Encoded
 from penjing.kernels import Matrix, _core, default_isa
 from penjing.measure.machine import usable_cores
-from penjing.spec import Tier
+from penjing.spec import TIERS, Tier
 
-TIERS: tuple[Tier, Tier] = ("fast", "best")
 PROJECTIONS = ("query", "key", "value", "output", "gate", "up", "down")
 
 

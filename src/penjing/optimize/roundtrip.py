@@ -14,11 +14,10 @@ from penjing import kernels
 from penjing.artifact import Artifact, expected_tensors
 from penjing.errors import ArtifactError
 from penjing.formats import Encoded, decode, encode
+from penjing.formats.tiles import TILE_ROWS
 from penjing.models import Checkpoint
 from penjing.optimize.progress import Progress, silent
 from penjing.spec import QuantizeStep, Tier
-
-TILE_ROWS = 16
 
 
 def check_round_trip(
