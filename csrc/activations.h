@@ -42,15 +42,18 @@ class Activations {
     columns_ = (*matrices.begin())->columns;
     values_.reserve(tokens * columns_);
     for (Quantized& quantized : quantized_) quantized.wanted = false;
-    for (const Matrix* matrix : matrices) {
-      if (matrix->group_size == 0) continue;
-      Quantized& quantized = quantized_[slot(matrix->group_size)];
-      quantized.wanted = true;
-      quantized.groups = matrix->groups();
-      quantized.codes.reserve(tokens * matrix->padded_columns());
-      quantized.scales.reserve(tokens * quantized.groups);
-      quantized.sums.reserve(tokens * quantized.groups);
-    }
+    for (const Matrix* matrix : matrices) also_for(tokens, *matrix);
+  }
+
+  // After `prepare`: room for one more matrix that they will enter.
+  void also_for(int64_t tokens, const Matrix& matrix) {
+    if (matrix.group_size == 0) return;
+    Quantized& quantized = quantized_[slot(matrix.group_size)];
+    quantized.wanted = true;
+    quantized.groups = matrix.groups();
+    quantized.codes.reserve(tokens * matrix.padded_columns());
+    quantized.scales.reserve(tokens * quantized.groups);
+    quantized.sums.reserve(tokens * quantized.groups);
   }
 
   float* row(int64_t token) { return values_.data() + token * columns_; }

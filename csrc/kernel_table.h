@@ -18,6 +18,9 @@ constexpr Kernels kernel_table(const char* name) {
           rms_norm<Isa>,
           rotate<Isa>,
           silu_multiply<Isa>,
+          gelu_multiply<Isa>,
+          softcap<Isa>,
+          softmax<Isa>,
           write_kv<Isa>,
           attend<Isa>};
 }

@@ -79,11 +79,19 @@ struct Kernels {
   // out = x * rsqrt(mean(x^2) + eps) * weight, over n elements. In place is allowed.
   void (*rms_norm)(const float* x, const float* weight, float eps, int64_t n, float* out);
 
-  // Rotate one head vector in place: pairs (i, i + head_dim / 2); cosine and sine hold head_dim / 2 floats.
-  void (*rotate)(float* head, const float* cosine, const float* sine, int64_t head_dim);
+  // Rotate the first `size` elements of a head in place: pairs (i, i + size / 2); cosine and sine hold
+  // size / 2 floats.
+  void (*rotate)(float* head, const float* cosine, const float* sine, int64_t size);
 
-  // out = silu(gate) * up, n elements. In place over gate is allowed.
+  // out = silu(gate) * up, or gelu(gate) * up in its tanh form; n elements. In place over gate is allowed.
   void (*silu_multiply)(const float* gate, const float* up, int64_t n, float* out);
+  void (*gelu_multiply)(const float* gate, const float* up, int64_t n, float* out);
+
+  // values = cap * tanh(values / cap), n elements in place.
+  void (*softcap)(float* values, float cap, int64_t n);
+
+  // values = e^values / sum of e^values, n elements in place. NaN or infinity makes all of them NaN.
+  void (*softmax)(float* values, int64_t n);
 
   // Write one token's vectors [kv_heads][head_dim] into its slot, in the plane's format
   // (int8: scale = max|x| / 127 per head, rounded half to even; bf16: round to nearest even).

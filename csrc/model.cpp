@@ -37,6 +37,22 @@ void check_matrix(const Matrix& matrix, int64_t rows, int64_t columns, const cha
          "], and the model needs [" + count(rows) + ", " + count(columns) + "]");
 }
 
+void check_feed_forwards(const Block& block, int64_t hidden) {
+  const int64_t number = block.feed_forwards.size();
+  if (block.has_experts()) {
+    check_matrix(block.router.matrix, number, hidden, "router");
+    if (block.experts_per_token < 1 || block.experts_per_token > number)
+      refuse(count(block.experts_per_token) + " experts a token cannot be chosen among " + count(number));
+  } else if (number != 1) {
+    refuse("a block without a router has one feed-forward, not " + count(number));
+  }
+  for (const FeedForward& weights : block.feed_forwards) {
+    check_matrix(weights.gate.matrix, block.intermediate_size, hidden, "gate");
+    check_matrix(weights.up.matrix, block.intermediate_size, hidden, "up");
+    check_matrix(weights.down.matrix, hidden, block.intermediate_size, "down");
+  }
+}
+
 }  // namespace
 
 Model::Model(const Kernels& kernels, int threads, ModelShape shape, const Ends& ends,
@@ -50,8 +66,11 @@ void Model::check_shapes() const {
   const int64_t hidden = shape_.hidden_size, head_dim = shape_.head_dim;
   if (blocks_.empty()) refuse("a model needs at least one block");
   if (head_dim < 2 || head_dim % 2) refuse("head_dim must be even, got " + count(head_dim));
-  if (static_cast<int64_t>(shape_.inverse_frequencies.size()) != head_dim / 2)
-    refuse("inverse_frequencies must have head_dim / 2 elements");
+  for (const Rotation& rotation : shape_.rotations) {
+    const int64_t pairs = rotation.inverse_frequencies.size();
+    if (pairs < 1 || pairs > head_dim / 2)
+      refuse("a rotation must have between 1 and head_dim / 2 frequencies, got " + count(pairs));
+  }
   if (shape_.max_positions < 1) refuse("max_positions must be positive, got " + count(shape_.max_positions));
   check_matrix(ends_.embedding, shape_.vocab_size, hidden, "embedding");
   check_matrix(ends_.head, shape_.vocab_size, hidden, "head");
@@ -64,9 +83,11 @@ void Model::check_shapes() const {
     check_matrix(block.key.matrix, key, hidden, "key");
     check_matrix(block.value.matrix, key, hidden, "value");
     check_matrix(block.output.matrix, hidden, query, "output");
-    check_matrix(block.gate.matrix, block.intermediate_size, hidden, "gate");
-    check_matrix(block.up.matrix, block.intermediate_size, hidden, "up");
-    check_matrix(block.down.matrix, hidden, block.intermediate_size, "down");
+    if (block.rotation < 0 || block.rotation >= static_cast<int64_t>(shape_.rotations.size()))
+      refuse("rotation " + count(block.rotation) + " is not one of the model's " +
+             count(shape_.rotations.size()));
+    if (block.attention_softcap != 0) refuse("attention has no soft cap");
+    check_feed_forwards(block, hidden);
   }
 }
 

@@ -13,16 +13,27 @@
 #include <vector>
 
 #include "activations.h"
+#include "experts.h"
 #include "kernels.h"
 #include "threads.h"
 
 namespace penjing {
 
+// How positions turn the first elements of a head, two for each frequency; the others stay.
+struct Rotation {
+  std::vector<float> inverse_frequencies;
+  float factor;  // cosine and sine are multiplied by it
+};
+
+enum class Gating { silu, gelu_tanh };
+
 struct ModelShape {
   int64_t vocab_size, hidden_size, head_dim, max_positions;
   float norm_eps;
-  std::vector<float> inverse_frequencies;  // head_dim / 2
-  float rope_factor;                       // cosine and sine are multiplied by it
+  float embedding_scale;  // rows of the embedding are multiplied by it
+  float logit_softcap;    // 0 for none
+  Gating gating;
+  std::vector<Rotation> rotations;  // blocks choose among them
 };
 
 // A norm or a bias, [2][size]: its values at the tiers fast and best. No values: there is none.
@@ -37,13 +48,26 @@ struct Projection {
   TierVector bias;
 };
 
+struct FeedForward {
+  Projection gate, up, down;
+};
+
 struct Block {
   int64_t num_heads, num_kv_heads, intermediate_size;
   int64_t sliding_window;  // positions a token sees, itself included; 0 for all
+  int64_t rotation;        // index among the model's
+  float attention_scale;   // scores are multiplied by it
+  float attention_softcap;  // 0 for none
   Format key_format, value_format;
   TierVector attention_norm, feed_forward_norm;
-  TierVector query_norm, key_norm;  // none, or of head_dim each
-  Projection query, key, value, output, gate, up, down;
+  TierVector query_norm, key_norm;                         // none, or of head_dim each
+  TierVector post_attention_norm, post_feed_forward_norm;  // none, or of hidden_size
+  Projection query, key, value, output;
+  std::vector<FeedForward> feed_forwards;  // one, or the experts
+  Projection router;                       // no rows: there are no experts
+  int64_t experts_per_token;
+  bool normalize_experts;  // the weights of a token's experts add up to 1
+  bool has_experts() const { return router.matrix.rows > 0; }
 };
 
 // Weights outside the blocks. A tied head is the embedding given twice.
@@ -89,20 +113,15 @@ class Model {
     const StepSequence* sequence;
     int64_t sequence_index, position;
   };
-  // Consecutive rows that run at the same tier.
-  struct Segment {
-    Tier tier;
-    int64_t begin, end;
-  };
-  using Segments = std::vector<Segment>;
   // Consecutive rows that go through a block together, and scratch for them. What is indexed by a row here
   // counts from `first`.
   struct Portion {
     int thread = kAllThreads;  // the one that computes it
     int64_t first = 0, count = 0;
     Segments segments;
-    Activations normed, attended, gated;
-    Buffer<float> key, value, up, projected;
+    Activations normed, attended, gathered, gated;
+    Buffer<float> key, value, up, projected, expert_outputs;
+    Routing routing;
   };
   static constexpr int kAllThreads = -1;
 
@@ -117,7 +136,8 @@ class Model {
   void run_together();
   void run_in_chunks();
   void enter(size_t index, Portion& portion);
-  void leave(size_t index, Portion& portion);
+  void finish_attention(size_t index, Portion& portion);
+  void feed_forward(const Block& block, Portion& portion);
 
   void embed(Portion& portion);
   void normalize(Portion& portion, const TierVector& weight, std::initializer_list<const Matrix*> matrices);
@@ -125,8 +145,19 @@ class Model {
   void place_heads(Portion& portion, size_t index);
   void attend(Portion& portion, size_t index);
   void project_gated(Portion& portion, const Block& block);
-  void quantize(Portion& portion, Activations& activations);
-  void add_projection(Portion& portion, const Projection& projection, const Activations& input);
+  void gate(Portion& portion, const FeedForward& weights, const Activations& input, const Segments& segments,
+            int64_t first, int64_t last);
+  void quantize(Portion& portion, int64_t rows, Activations& activations);
+  void add_projection(Portion& portion, const Projection& projection, const Activations& input,
+                      const TierVector& norm);
+  void add_normed(const Portion& portion, int64_t row, float* output, const TierVector& norm);
+
+  void route(Portion& portion, const Block& block);
+  void gather(Portion& portion, const Block& block);
+  void project_experts(Portion& portion, const Block& block);
+  void add_experts(Portion& portion, const Block& block);
+  template <class Body>
+  void share_experts(const Portion& portion, int64_t tiles, int64_t work, const Body& body);
   void check_hidden(const Portion& portion);
   void project_logits(float* logits);
   void finish_logits(int64_t first, int64_t last, float* logits);
@@ -160,7 +191,12 @@ class Model {
   uint8_t* first_page_ = nullptr;
   int64_t num_pages_ = 0, page_bytes_ = 0;
 
-  std::vector<float> cosines_, sines_;  // [positions so far][head_dim / 2]
+  // Of each rotation, [positions so far][its frequencies].
+  struct Turns {
+    std::vector<float> cosines, sines;
+  };
+  std::vector<Turns> turns_;
+  int64_t turned_positions_ = 0;
 
   // Scratch of a step. Rows stand in the order of tiers, and within a tier of sequences. Hidden states and
   // queries outlast the pass in which they were computed.

@@ -2,6 +2,7 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
@@ -9,6 +10,7 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "binding.h"
@@ -54,6 +56,12 @@ Format kv_format_named(const std::string& name) {
   throw std::invalid_argument("unknown KV format '" + name + "': use int8, bf16 or fp32");
 }
 
+Gating gating_named(const std::string& name) {
+  if (name == "silu") return Gating::silu;
+  if (name == "gelu_tanh") return Gating::gelu_tanh;
+  throw std::invalid_argument("unknown activation '" + name + "': use silu or gelu_tanh");
+}
+
 // Each Bound class holds the arrays that its view points into.
 struct BoundProjection {
   BoundMatrix matrix;
@@ -65,18 +73,28 @@ struct BoundProjection {
   Projection view() const { return {matrix.view, bias ? view_of(*bias) : TierVector{}}; }
 };
 
+using BoundFeedForward = std::vector<BoundProjection>;  // gate, up, down
+
 struct BoundBlock {
   Block view;
   std::vector<BoundProjection> projections;
-  std::vector<TierFloats> norms;
+  std::vector<BoundFeedForward> feed_forwards;
+  std::optional<BoundProjection> router;
+  std::vector<std::pair<const char*, TierFloats>> hidden_norms, head_norms;
 
-  // projections: query, key, value, output, gate, up, down.
+  // projections: query, key, value, output. feed_forwards: one without a router, else one for each expert.
   BoundBlock(int64_t num_heads, int64_t num_kv_heads, int64_t intermediate_size,
-             std::optional<int64_t> window, const std::string& key_format, const std::string& value_format,
-             TierFloats attention_norm, TierFloats feed_forward_norm, OptionalTierFloats query_norm,
-             OptionalTierFloats key_norm, std::vector<BoundProjection> bound)
-      : view{}, projections(std::move(bound)), norms{attention_norm, feed_forward_norm} {
-    if (projections.size() != 7) throw std::invalid_argument("a block has seven projections");
+             std::optional<int64_t> window, int64_t rotation, float attention_scale,
+             std::optional<float> attention_softcap, const std::string& key_format,
+             const std::string& value_format, TierFloats attention_norm, TierFloats feed_forward_norm,
+             OptionalTierFloats post_attention_norm, OptionalTierFloats post_feed_forward_norm,
+             OptionalTierFloats query_norm, OptionalTierFloats key_norm,
+             std::vector<BoundProjection> bound_projections, std::vector<BoundFeedForward> bound_feed_forwards,
+             std::optional<BoundProjection> bound_router, int64_t experts_per_token, bool normalize_experts)
+      : view{},
+        projections(std::move(bound_projections)),
+        feed_forwards(std::move(bound_feed_forwards)),
+        router(std::move(bound_router)) {
     if (query_norm.has_value() != key_norm.has_value())
       throw std::invalid_argument("query_norm and key_norm come together");
     if (window && *window < 1) throw std::invalid_argument("sliding_window must be positive");
@@ -84,24 +102,43 @@ struct BoundBlock {
     view.num_kv_heads = num_kv_heads;
     view.intermediate_size = intermediate_size;
     view.sliding_window = window.value_or(0);
+    view.rotation = rotation;
+    view.attention_scale = attention_scale;
+    view.attention_softcap = attention_softcap.value_or(0.0f);
     view.key_format = kv_format_named(key_format);
     view.value_format = kv_format_named(value_format);
-    view.attention_norm = view_of(attention_norm);
-    view.feed_forward_norm = view_of(feed_forward_norm);
-    if (query_norm) {
-      norms.insert(norms.end(), {*query_norm, *key_norm});
-      view.query_norm = view_of(*query_norm);
-      view.key_norm = view_of(*key_norm);
-    }
-    Projection* const targets[] = {&view.query, &view.key, &view.value, &view.output,
-                                   &view.gate,  &view.up,  &view.down};
+    view.attention_norm = keep(hidden_norms, "attention_norm", attention_norm);
+    view.feed_forward_norm = keep(hidden_norms, "feed_forward_norm", feed_forward_norm);
+    view.post_attention_norm = keep(hidden_norms, "post_attention_norm", post_attention_norm);
+    view.post_feed_forward_norm = keep(hidden_norms, "post_feed_forward_norm", post_feed_forward_norm);
+    view.query_norm = keep(head_norms, "query_norm", query_norm);
+    view.key_norm = keep(head_norms, "key_norm", key_norm);
+    view.experts_per_token = experts_per_token;
+    view.normalize_experts = normalize_experts;
+    take_matrices();
+  }
+
+  static TierVector keep(std::vector<std::pair<const char*, TierFloats>>& norms, const char* name,
+                         const OptionalTierFloats& norm) {
+    if (!norm) return {};
+    norms.emplace_back(name, *norm);
+    return view_of(*norm);
+  }
+
+  void take_matrices() {
+    if (projections.size() != 4) throw std::invalid_argument("a block has four projections");
+    Projection* const targets[] = {&view.query, &view.key, &view.value, &view.output};
     for (size_t i = 0; i < projections.size(); ++i) *targets[i] = projections[i].view();
+    for (const BoundFeedForward& weights : feed_forwards) {
+      if (weights.size() != 3) throw std::invalid_argument("a feed-forward has three projections");
+      view.feed_forwards.push_back({weights[0].view(), weights[1].view(), weights[2].view()});
+    }
+    if (router) view.router = router->view();
   }
 
   void check_norms(int64_t hidden_size, int64_t head_dim) const {
-    const char* const names[] = {"attention_norm", "feed_forward_norm", "query_norm", "key_norm"};
-    for (size_t i = 0; i < norms.size(); ++i)
-      check_size(names[i], norms[i].shape(1), i < 2 ? hidden_size : head_dim);
+    for (const auto& [name, norm] : hidden_norms) check_size(name, norm.shape(1), hidden_size);
+    for (const auto& [name, norm] : head_norms) check_size(name, norm.shape(1), head_dim);
   }
 };
 
@@ -140,8 +177,10 @@ struct BoundModel {
   std::vector<BoundBlock> blocks;
   std::unique_ptr<Model> model;
 
+  // rotations: inverse frequencies, and the factor of cosine and sine.
   BoundModel(const std::string& isa, int threads, int64_t vocab_size, int64_t hidden_size, int64_t head_dim,
-             int64_t max_positions, float norm_eps, std::vector<float> inverse_frequencies, float rope_factor,
+             int64_t max_positions, float norm_eps, float embedding_scale, std::optional<float> logit_softcap,
+             const std::string& activation, std::vector<std::pair<std::vector<float>, float>> rotations,
              const BoundMatrix& embedding, const BoundMatrix& head, TierFloats final_norm,
              std::vector<BoundBlock> bound)
       : embedding(embedding), head(head), final_norm(final_norm), blocks(std::move(bound)) {
@@ -151,9 +190,12 @@ struct BoundModel {
       block.check_norms(hidden_size, head_dim);
       views.push_back(block.view);
     }
-    ModelShape shape{vocab_size,    hidden_size, head_dim,
-                     max_positions, norm_eps,    std::move(inverse_frequencies),
-                     rope_factor};
+    ModelShape shape{vocab_size,      hidden_size,
+                     head_dim,        max_positions,
+                     norm_eps,        embedding_scale,
+                     logit_softcap.value_or(0.0f), gating_named(activation),
+                     {}};
+    for (auto& [frequencies, factor] : rotations) shape.rotations.push_back({std::move(frequencies), factor});
     const Ends ends{embedding.view, head.view, view_of(final_norm)};
     model = std::make_unique<Model>(kernels_named(isa), threads, std::move(shape), ends, std::move(views));
   }
@@ -186,10 +228,21 @@ void rotate(Writable<float> head, Floats cosine, Floats sine, const std::string&
   kernels_named(isa).rotate(head.data(), cosine.data(), sine.data(), head.size() / 2 * 2);
 }
 
-void silu_multiply(Floats gate, Floats up, const std::string& isa, Writable<float> out) {
+void gate_multiply(Floats gate, Floats up, const std::string& activation, const std::string& isa,
+                   Writable<float> out) {
   check_size("up", up.size(), gate.size());
   check_size("out", out.size(), gate.size());
-  kernels_named(isa).silu_multiply(gate.data(), up.data(), gate.size(), out.data());
+  const Kernels& kernels = kernels_named(isa);
+  const bool silu = gating_named(activation) == Gating::silu;
+  (silu ? kernels.silu_multiply : kernels.gelu_multiply)(gate.data(), up.data(), gate.size(), out.data());
+}
+
+void softcap(Writable<float> values, float cap, const std::string& isa) {
+  kernels_named(isa).softcap(values.data(), cap, values.size());
+}
+
+void softmax(Writable<float> values, const std::string& isa) {
+  kernels_named(isa).softmax(values.data(), values.size());
 }
 
 using Vectors = nb::ndarray<const float, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
@@ -265,23 +318,29 @@ void bind_model(nb::module_& module) {
   nb::class_<BoundProjection>(module, "Projection")
       .def(nb::init<const BoundMatrix&, OptionalTierFloats>(), "matrix"_a, "bias"_a.noconvert().none());
   nb::class_<BoundBlock>(module, "Block")
-      .def(nb::init<int64_t, int64_t, int64_t, std::optional<int64_t>, const std::string&, const std::string&,
-                    TierFloats, TierFloats, OptionalTierFloats, OptionalTierFloats,
-                    std::vector<BoundProjection>>(),
-           "num_heads"_a, "num_kv_heads"_a, "intermediate_size"_a, "sliding_window"_a.none(), "key_format"_a,
-           "value_format"_a, "attention_norm"_a.noconvert(), "feed_forward_norm"_a.noconvert(),
-           "query_norm"_a.noconvert().none(), "key_norm"_a.noconvert().none(), "projections"_a);
+      .def(nb::init<int64_t, int64_t, int64_t, std::optional<int64_t>, int64_t, float, std::optional<float>,
+                    const std::string&, const std::string&, TierFloats, TierFloats, OptionalTierFloats,
+                    OptionalTierFloats, OptionalTierFloats, OptionalTierFloats, std::vector<BoundProjection>,
+                    std::vector<BoundFeedForward>, std::optional<BoundProjection>, int64_t, bool>(),
+           "num_heads"_a, "num_kv_heads"_a, "intermediate_size"_a, "sliding_window"_a.none(), "rotation"_a,
+           "attention_scale"_a, "attention_softcap"_a.none(), "key_format"_a, "value_format"_a,
+           "attention_norm"_a.noconvert(), "feed_forward_norm"_a.noconvert(),
+           "post_attention_norm"_a.noconvert().none(), "post_feed_forward_norm"_a.noconvert().none(),
+           "query_norm"_a.noconvert().none(), "key_norm"_a.noconvert().none(), "projections"_a,
+           "feed_forwards"_a, "router"_a.none(), "experts_per_token"_a, "normalize_experts"_a);
   nb::class_<BoundSequence>(module, "Sequence")
       .def(nb::init<Flat<int32_t>, int64_t, Flat<int32_t>, Flat<int32_t>, const std::string&,
                     std::optional<Flat<bool>>>(),
            "tokens"_a.noconvert(), "first_position"_a, "pages"_a.noconvert(), "wanted"_a.noconvert(),
            "tier"_a, "allowed"_a.noconvert().none());
   nb::class_<BoundModel>(module, "Model")
-      .def(nb::init<const std::string&, int, int64_t, int64_t, int64_t, int64_t, float, std::vector<float>,
-                    float, const BoundMatrix&, const BoundMatrix&, TierFloats, std::vector<BoundBlock>>(),
+      .def(nb::init<const std::string&, int, int64_t, int64_t, int64_t, int64_t, float, float,
+                    std::optional<float>, const std::string&,
+                    std::vector<std::pair<std::vector<float>, float>>, const BoundMatrix&, const BoundMatrix&,
+                    TierFloats, std::vector<BoundBlock>>(),
            "isa"_a, "threads"_a, "vocab_size"_a, "hidden_size"_a, "head_dim"_a, "max_positions"_a,
-           "norm_eps"_a, "inverse_frequencies"_a, "rope_factor"_a, "embedding"_a, "head"_a,
-           "final_norm"_a.noconvert(), "blocks"_a)
+           "norm_eps"_a, "embedding_scale"_a, "logit_softcap"_a.none(), "activation"_a, "rotations"_a,
+           "embedding"_a, "head"_a, "final_norm"_a.noconvert(), "blocks"_a)
       .def_prop_ro("num_pages", [](const BoundModel& bound) { return bound.model->num_pages(); })
       .def_prop_ro("bytes_per_page", [](const BoundModel& bound) { return bound.model->bytes_per_page(); })
       .def(
@@ -302,8 +361,10 @@ void bind_model(nb::module_& module) {
   module.def("rms_norm", &rms_norm, "x"_a.noconvert(), "weight"_a.noconvert(), "eps"_a, "isa"_a,
              "out"_a.noconvert());
   module.def("rotate", &rotate, "head"_a.noconvert(), "cosine"_a.noconvert(), "sine"_a.noconvert(), "isa"_a);
-  module.def("silu_multiply", &silu_multiply, "gate"_a.noconvert(), "up"_a.noconvert(), "isa"_a,
+  module.def("gate_multiply", &gate_multiply, "gate"_a.noconvert(), "up"_a.noconvert(), "activation"_a, "isa"_a,
              "out"_a.noconvert());
+  module.def("softcap", &softcap, "values"_a.noconvert(), "cap"_a, "isa"_a);
+  module.def("softmax", &softmax, "values"_a.noconvert(), "isa"_a);
   module.def("written_page", &written_page, "vectors"_a.noconvert(), "format"_a, "transposed"_a, "isa"_a);
   module.def("attend", &attend, "keys"_a.noconvert(), "values"_a.noconvert(), "key_format"_a,
              "value_format"_a, "pages"_a.noconvert(), "first"_a, "last"_a, "query"_a.noconvert(), "scale"_a,

@@ -61,19 +61,26 @@ void Model::gather_wanted(const std::vector<StepSequence>& sequences) {
 // The angle is rounded to float32 as transformers rounds it; its cosine and sine are then exact to the last
 // bit or so. Grown in strides, because a context of 131,072 positions would take 64 MiB.
 void Model::extend_rotations(int64_t positions) {
-  const int64_t half = shape_.head_dim / 2, known = static_cast<int64_t>(cosines_.size()) / half;
+  const int64_t known = turned_positions_;
   if (positions <= known) return;
   const int64_t target =
       std::min(std::max(round_up(positions, kSpanTokens), 2 * known), shape_.max_positions);
-  cosines_.resize(target * half);
-  sines_.resize(target * half);
-  for (int64_t position = known; position < target; ++position)
-    for (int64_t i = 0; i < half; ++i) {
-      const float angle = static_cast<float>(position) * shape_.inverse_frequencies[i];
-      const int64_t place = position * half + i;
-      cosines_[place] = static_cast<float>(std::cos(static_cast<double>(angle))) * shape_.rope_factor;
-      sines_[place] = static_cast<float>(std::sin(static_cast<double>(angle))) * shape_.rope_factor;
-    }
+  turns_.resize(shape_.rotations.size());
+  for (size_t index = 0; index < turns_.size(); ++index) {
+    const Rotation& rotation = shape_.rotations[index];
+    const int64_t pairs = rotation.inverse_frequencies.size();
+    Turns& turns = turns_[index];
+    turns.cosines.resize(target * pairs);
+    turns.sines.resize(target * pairs);
+    for (int64_t position = known; position < target; ++position)
+      for (int64_t i = 0; i < pairs; ++i) {
+        const float angle = static_cast<float>(position) * rotation.inverse_frequencies[i];
+        const int64_t place = position * pairs + i;
+        turns.cosines[place] = static_cast<float>(std::cos(static_cast<double>(angle))) * rotation.factor;
+        turns.sines[place] = static_cast<float>(std::sin(static_cast<double>(angle))) * rotation.factor;
+      }
+  }
+  turned_positions_ = target;
 }
 
 }  // namespace penjing

@@ -55,7 +55,8 @@ void Model::run_together() {
   embed(whole_);
   for (size_t index = 0; index < blocks_.size(); ++index) {
     enter(index, whole_);
-    leave(index, whole_);
+    finish_attention(index, whole_);
+    feed_forward(blocks_[index], whole_);
   }
   check_hidden(whole_);
 }
@@ -86,14 +87,28 @@ void Model::run_in_chunks() {
     embed(chunk);
     enter(0, chunk);
   });
-  for (size_t index = 0; index < blocks_.size(); ++index)
+  const auto go_on = [&](size_t index, Portion& chunk) {
+    if (index + 1 < blocks_.size())
+      enter(index + 1, chunk);
+    else
+      check_hidden(chunk);
+  };
+  whole_.first = 0;
+  whole_.count = rows;
+  whole_.segments = segments_;
+  for (size_t index = 0; index < blocks_.size(); ++index) {
+    // A chunk has too few rows for each of many experts: all chunks together read an expert once.
+    const Block& block = blocks_[index];
     pass([&](Portion& chunk) {
-      leave(index, chunk);
-      if (index + 1 < blocks_.size())
-        enter(index + 1, chunk);
-      else
-        check_hidden(chunk);
+      finish_attention(index, chunk);
+      if (block.has_experts()) return;
+      feed_forward(block, chunk);
+      go_on(index, chunk);
     });
+    if (!block.has_experts()) continue;
+    feed_forward(block, whole_);
+    pass([&](Portion& chunk) { go_on(index, chunk); });
+  }
 }
 
 // A block up to its keys and values, which others may attend to.
@@ -104,16 +119,27 @@ void Model::enter(size_t index, Portion& portion) {
   place_heads(portion, index);
 }
 
-// The rest of it.
-void Model::leave(size_t index, Portion& portion) {
+void Model::finish_attention(size_t index, Portion& portion) {
   const Block& block = blocks_[index];
   attend(portion, index);
-  quantize(portion, portion.attended);
-  add_projection(portion, block.output, portion.attended);
-  normalize(portion, block.feed_forward_norm, {&block.gate.matrix, &block.up.matrix});
+  quantize(portion, portion.count, portion.attended);
+  add_projection(portion, block.output, portion.attended, block.post_attention_norm);
+}
+
+void Model::feed_forward(const Block& block, Portion& portion) {
+  if (block.has_experts()) {
+    normalize(portion, block.feed_forward_norm, {&block.router.matrix});
+    route(portion, block);
+    gather(portion, block);
+    project_experts(portion, block);
+    add_experts(portion, block);
+    return;
+  }
+  const FeedForward& weights = block.feed_forwards.front();
+  normalize(portion, block.feed_forward_norm, {&weights.gate.matrix, &weights.up.matrix});
   project_gated(portion, block);
-  quantize(portion, portion.gated);
-  add_projection(portion, block.down, portion.gated);
+  quantize(portion, portion.count, portion.gated);
+  add_projection(portion, weights.down, portion.gated, block.post_feed_forward_norm);
 }
 
 template <class Body>
@@ -145,7 +171,7 @@ void Model::multiply(const Projection& projection, const Activations& input, con
   if (matrix.format == Format::layered)
     for (const Segment& segment : segments) run(segment.tier, segment.begin, segment.end);
   else
-    run(Tier::best, 0, segments.back().end);
+    run(Tier::best, segments.front().begin, segments.back().end);
   if (projection.bias.values == nullptr) return;
   const int64_t from = first * kRowsPerTile, to = std::min(last * kRowsPerTile, matrix.rows);
   for (const Segment& segment : segments) {
@@ -161,7 +187,10 @@ void Model::embed(Portion& portion) {
     for (int64_t row = portion.first + first; row < portion.first + last; ++row) {
       const StepSequence& sequence = *rows_[row].sequence;
       const int32_t token = sequence.tokens[rows_[row].position - sequence.first_position];
-      kernels_.dequantize_row(ends_.embedding, sequence.tier, token, hidden_row(row));
+      float* hidden_state = hidden_row(row);
+      kernels_.dequantize_row(ends_.embedding, sequence.tier, token, hidden_state);
+      if (shape_.embedding_scale == 1.0f) continue;
+      for (int64_t i = 0; i < hidden; ++i) hidden_state[i] *= shape_.embedding_scale;
     }
   });
 }
@@ -178,9 +207,9 @@ void Model::normalize(Portion& portion, const TierVector& weight,
   });
 }
 
-void Model::quantize(Portion& portion, Activations& activations) {
+void Model::quantize(Portion& portion, int64_t rows, Activations& activations) {
   if (!activations.has_quantized()) return;
-  share(portion, portion.count, 8 * activations.columns(), 1,
+  share(portion, rows, 8 * activations.columns(), 1,
         [&](int64_t first, int64_t last, int) { activations.quantize(kernels_, first, last); });
 }
 
@@ -205,15 +234,17 @@ void Model::project_heads(Portion& portion, const Block& block) {
 
 void Model::place_heads(Portion& portion, size_t index) {
   const Block& block = blocks_[index];
-  const int64_t head_dim = shape_.head_dim, half = head_dim / 2;
+  const int64_t head_dim = shape_.head_dim;
+  const int64_t pairs = shape_.rotations[block.rotation].inverse_frequencies.size();
+  const Turns& turns = turns_[block.rotation];
   const auto finish = [&](float* heads, int64_t num_heads, const TierVector& norm, const Row& row) {
-    const float* cosines = cosines_.data() + row.position * half;
-    const float* sines = sines_.data() + row.position * half;
+    const float* cosines = turns.cosines.data() + row.position * pairs;
+    const float* sines = turns.sines.data() + row.position * pairs;
     for (int64_t head = 0; head < num_heads; ++head) {
       float* vector = heads + head * head_dim;
       if (norm.values != nullptr)
         kernels_.rms_norm(vector, norm.at(row.sequence->tier), shape_.norm_eps, head_dim, vector);
-      kernels_.rotate(vector, cosines, sines, head_dim);
+      kernels_.rotate(vector, cosines, sines, 2 * pairs);
     }
   };
   const int64_t key_size = block.num_kv_heads * head_dim, query_size = block.num_heads * head_dim;
@@ -234,7 +265,7 @@ void Model::place_heads(Portion& portion, size_t index) {
 void Model::attend(Portion& portion, size_t index) {
   const Block& block = blocks_[index];
   const int64_t head_dim = shape_.head_dim, queries = block.num_heads / block.num_kv_heads;
-  const auto scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(head_dim)));
+  const float scale = block.attention_scale;
   const auto first_seen = [&](const Row& row) {
     return block.sliding_window ? std::max<int64_t>(0, row.position - block.sliding_window + 1) : 0;
   };
@@ -258,32 +289,157 @@ void Model::attend(Portion& portion, size_t index) {
   });
 }
 
-void Model::add_projection(Portion& portion, const Projection& projection, const Activations& input) {
+void Model::add_projection(Portion& portion, const Projection& projection, const Activations& input,
+                           const TierVector& norm) {
   const int64_t hidden = shape_.hidden_size;
   float* out = portion.projected.reserve(portion.count * hidden);
   const int64_t work = kRowsPerTile * input.columns() * portion.count;
   share(portion, projection.matrix.row_tiles(), work, kTilesTogether, [&](int64_t first, int64_t last, int) {
     multiply(projection, input, portion.segments, first, last, out);
+    if (norm.values != nullptr) return;
     const int64_t from = first * kRowsPerTile, to = std::min(last * kRowsPerTile, hidden);
     for (int64_t row = 0; row < portion.count; ++row) {
       float* sum = hidden_row(portion.first + row);
       for (int64_t i = from; i < to; ++i) sum[i] += out[row * hidden + i];
     }
   });
+  if (norm.values == nullptr) return;
+  share(portion, portion.count, 8 * hidden, 1, [&](int64_t first, int64_t last, int) {
+    for (int64_t row = first; row < last; ++row) add_normed(portion, row, out + row * hidden, norm);
+  });
+}
+
+// Add what attention or feed-forward made of a row, normed first if there is a norm for it.
+void Model::add_normed(const Portion& portion, int64_t row, float* output, const TierVector& norm) {
+  const int64_t hidden = shape_.hidden_size;
+  if (norm.values != nullptr) {
+    const Tier tier = rows_[portion.first + row].sequence->tier;
+    kernels_.rms_norm(output, norm.at(tier), shape_.norm_eps, hidden, output);
+  }
+  float* sum = hidden_row(portion.first + row);
+  for (int64_t i = 0; i < hidden; ++i) sum[i] += output[i];
 }
 
 void Model::project_gated(Portion& portion, const Block& block) {
-  const int64_t inner = block.intermediate_size;
-  portion.gated.prepare(portion.count, {&block.down.matrix});
-  float* up = portion.up.reserve(portion.count * inner);
+  const FeedForward& weights = block.feed_forwards.front();
+  portion.gated.prepare(portion.count, {&weights.down.matrix});
+  portion.up.reserve(portion.count * block.intermediate_size);
   const int64_t work = 2 * kRowsPerTile * shape_.hidden_size * portion.count;
-  share(portion, block.gate.matrix.row_tiles(), work, kTilesTogether, [&](int64_t first, int64_t last, int) {
-    multiply(block.gate, portion.normed, portion.segments, first, last, portion.gated.row(0));
-    multiply(block.up, portion.normed, portion.segments, first, last, up);
-    const int64_t from = first * kRowsPerTile, to = std::min(last * kRowsPerTile, inner);
-    for (int64_t row = 0; row < portion.count; ++row) {
-      float* gate = portion.gated.row(row) + from;
-      kernels_.silu_multiply(gate, up + row * inner + from, to - from, gate);
+  share(portion, weights.gate.matrix.row_tiles(), work, kTilesTogether,
+        [&](int64_t first, int64_t last, int) {
+          gate(portion, weights, portion.normed, portion.segments, first, last);
+        });
+}
+
+// The gated product of some rows, in the columns of tiles [first, last).
+void Model::gate(Portion& portion, const FeedForward& weights, const Activations& input,
+                 const Segments& segments, int64_t first, int64_t last) {
+  const int64_t inner = weights.gate.matrix.rows;
+  multiply(weights.gate, input, segments, first, last, portion.gated.row(0));
+  multiply(weights.up, input, segments, first, last, portion.up.data());
+  const int64_t from = first * kRowsPerTile, to = std::min(last * kRowsPerTile, inner);
+  const auto gated = shape_.gating == Gating::silu ? kernels_.silu_multiply : kernels_.gelu_multiply;
+  for (int64_t row = segments.front().begin; row < segments.back().end; ++row) {
+    float* values = portion.gated.row(row) + from;
+    gated(values, portion.up.data() + row * inner + from, to - from, values);
+  }
+}
+
+// --- experts (Shazeer et al. 2017) ---
+
+// Each row's experts, and where it goes among their rows.
+void Model::route(Portion& portion, const Block& block) {
+  const int64_t experts = block.feed_forwards.size();
+  Routing& routing = portion.routing;
+  routing.prepare(portion.count, experts, block.experts_per_token);
+  const int64_t work = kRowsPerTile * shape_.hidden_size * portion.count;
+  share(portion, block.router.matrix.row_tiles(), work, kTilesTogether,
+        [&](int64_t first, int64_t last, int) {
+          multiply(block.router, portion.normed, portion.segments, first, last, routing.probabilities(0));
+        });
+  share(portion, portion.count, experts * (8 + block.experts_per_token), 1,
+        [&](int64_t first, int64_t last, int) {
+          for (int64_t row = first; row < last; ++row) {
+            kernels_.softmax(routing.probabilities(row), experts);
+            routing.choose(row, block.normalize_experts);
+          }
+        });
+  routing.arrange(portion.segments);
+}
+
+// A copy of each row for each of its experts, the rows of an expert together.
+void Model::gather(Portion& portion, const Block& block) {
+  const Routing& routing = portion.routing;
+  const FeedForward& any = block.feed_forwards.front();
+  const int64_t places = routing.places(), hidden = shape_.hidden_size;
+  portion.gathered.prepare(places, {&any.gate.matrix});
+  portion.gated.prepare(places, {&any.down.matrix});
+  for (const int64_t expert : routing.used()) {
+    const FeedForward& weights = block.feed_forwards[expert];
+    portion.gathered.also_for(places, weights.gate.matrix);
+    portion.gathered.also_for(places, weights.up.matrix);
+    portion.gated.also_for(places, weights.down.matrix);
+  }
+  share(portion, places, 8 * hidden, 1, [&](int64_t first, int64_t last, int) {
+    for (int64_t place = first; place < last; ++place)
+      std::copy_n(portion.normed.row(routing.row_at(place)), hidden, portion.gathered.row(place));
+    portion.gathered.quantize(kernels_, first, last);
+  });
+}
+
+// Every expert that has rows, on all of them: its matrices are read once.
+void Model::project_experts(Portion& portion, const Block& block) {
+  const Routing& routing = portion.routing;
+  const int64_t places = routing.places(), hidden = shape_.hidden_size;
+  const int64_t rows = std::max<int64_t>(1, places / routing.used().size());  // of an expert
+  portion.up.reserve(places * block.intermediate_size);
+  const int64_t inner_tiles = block.feed_forwards.front().gate.matrix.row_tiles();
+  share_experts(portion, inner_tiles, 2 * kRowsPerTile * hidden * rows,
+                [&](int64_t expert, int64_t first, int64_t last) {
+                  gate(portion, block.feed_forwards[expert], portion.gathered, routing.places_of(expert),
+                       first, last);
+                });
+  quantize(portion, places, portion.gated);
+  float* outputs = portion.expert_outputs.reserve(places * hidden);
+  const int64_t tiles = block.feed_forwards.front().down.matrix.row_tiles();
+  share_experts(portion, tiles, kRowsPerTile * block.intermediate_size * rows,
+                [&](int64_t expert, int64_t first, int64_t last) {
+                  multiply(block.feed_forwards[expert].down, portion.gated, routing.places_of(expert), first,
+                           last, outputs);
+                });
+}
+
+// Share out the row tiles of one matrix of each used expert, one expert after another: body(expert, first
+// tile, last tile).
+template <class Body>
+void Model::share_experts(const Portion& portion, int64_t tiles, int64_t work, const Body& body) {
+  const std::vector<int64_t>& used = portion.routing.used();
+  const int64_t total = tiles * static_cast<int64_t>(used.size());
+  share(portion, total, work, kTilesTogether, [&](int64_t first, int64_t last, int) {
+    for (int64_t tile = first; tile < last;) {
+      const int64_t from = tile % tiles, to = std::min(tiles, from + last - tile);
+      body(used[tile / tiles], from, to);
+      tile += to - from;
+    }
+  });
+}
+
+// A row's outputs are added in the ascending order of its experts, whoever else they worked for.
+void Model::add_experts(Portion& portion, const Block& block) {
+  const Routing& routing = portion.routing;
+  const int64_t hidden = shape_.hidden_size, experts = block.experts_per_token;
+  float* sums = portion.projected.reserve(portion.count * hidden);
+  const float* outputs = portion.expert_outputs.data();
+  share(portion, portion.count, hidden * (experts + 8), 1, [&](int64_t first, int64_t last, int) {
+    for (int64_t row = first; row < last; ++row) {
+      float* sum = sums + row * hidden;
+      std::fill_n(sum, hidden, 0.0f);
+      for (int64_t k = 0; k < experts; ++k) {
+        const float weight = routing.weights_of_row(row)[k];
+        const float* output = outputs + routing.places_of_row(row)[k] * hidden;
+        for (int64_t i = 0; i < hidden; ++i) sum[i] += weight * output[i];
+      }
+      add_normed(portion, row, sum, block.post_feed_forward_norm);
     }
   });
 }
@@ -325,13 +481,14 @@ void Model::project_logits(float* logits) {
         });
 }
 
-// Look for NaN and Inf before a mask writes its own.
+// Look for NaN and Inf before a soft cap hides them and a mask writes its own.
 void Model::finish_logits(int64_t first, int64_t last, float* logits) {
   const int64_t from = first * kRowsPerTile, to = std::min(last * kRowsPerTile, shape_.vocab_size);
   for (size_t i = 0; i < wanted_rows_.size(); ++i) {
     float* row = logits + i * shape_.vocab_size;
     if (!all_finite(row + from, to - from))
       nonfinite_[wanted_rows_[i].sequence_index].store(true, std::memory_order_relaxed);
+    if (shape_.logit_softcap > 0) kernels_.softcap(row + from, shape_.logit_softcap, to - from);
     const uint8_t* allowed = wanted_rows_[i].sequence->allowed;
     if (allowed == nullptr) continue;
     for (int64_t token = from; token < to; ++token)

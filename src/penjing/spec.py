@@ -26,6 +26,7 @@ from penjing.errors import SpecError
 GroupSize = Literal[32, 64, 128]
 WeightFormatName = Literal["keep", "int8", "int4", "layered"]
 KvFormat = Literal["int8", "bf16", "fp32"]
+FloatFormat = Literal["fp32", "fp16", "bf16"]
 Tier = Literal["fast", "best"]
 TIERS: tuple[Tier, ...] = ("fast", "best")
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from penjing.artifact.config import BlockConfig, ModelConfig, expected_tensors
+from penjing.artifact.config import BlockConfig, ModelConfig, RopeConfig, expected_tensors
 from penjing.engine.runner import CpuRunner
 from penjing.engine.step import PAGE_TOKENS, StepSequence
 from penjing.formats import Encoded, encode
@@ -30,7 +30,8 @@ class RandomWeights:
             values = generator.standard_normal(role.shape, np.float32)
             if role.is_matrix:
                 scaled = values * np.float32(1.0 if name == "embedding" else 2.0 / np.sqrt(role.shape[1]))
-                self.matrices[name] = encode(scaled, self.format, "range", name)
+                format = WeightFormat(name="keep") if role.keeps_dtype else self.format
+                self.matrices[name] = encode(scaled, format, "range", name)
             else:
                 self.vectors[name] = values * np.float32(0.1) + np.float32("norm" in name)
 
@@ -63,6 +64,38 @@ def small_config(
             BlockConfig(num_heads=5, num_kv_heads=1, intermediate_size=52, **shape),
         ),
     )
+
+
+def gemma_config() -> ModelConfig:
+    """All that Gemma 3 does differently, and a head of which only a part rotates; the last block sees all."""
+    small = small_config()
+    first, second = small.blocks
+    local = {"sliding_window": 100}
+    changes = {
+        "norm_offset": 1.0,
+        "post_norms": True,
+        "embedding_scale": 8.5,
+        "rope": RopeConfig(theta=1e6, partial_rotary_factor=0.8),
+        "local_rope": RopeConfig(theta=1e4),
+        "attention_scalar": 30.0,
+        "logit_softcap": 30.0,
+        "activation": "gelu_tanh",
+        "blocks": (first.model_copy(update=local), second.model_copy(update=local), first),
+    }
+    return ModelConfig.model_validate(small.model_dump() | changes)
+
+
+def experts_config() -> ModelConfig:
+    """A dense block between two of experts, the last of which makes a token's experts weigh 1 together."""
+    small = small_config()
+    first, second = small.blocks
+    experts = {"feed_forward": "experts", "num_experts": 7, "experts_per_token": 3, "intermediate_size": 40}
+    blocks = (
+        first.model_copy(update=experts),
+        second,
+        first.model_copy(update=experts | {"normalize_experts": True, "experts_per_token": 2}),
+    )
+    return small.model_copy(update={"blocks": blocks})
 
 
 def small_weights(

@@ -11,11 +11,14 @@ import torch
 from engine_models import pages_of, run_whole
 from transformers import (
     AutoModelForCausalLM,
+    Gemma3TextConfig,
     LlamaConfig,
     MistralConfig,
+    Phi3Config,
     PreTrainedConfig,
     Qwen2Config,
     Qwen3Config,
+    Qwen3MoeConfig,
 )
 
 from penjing.engine.runner import CpuRunner
@@ -47,6 +50,19 @@ LLAMA3 = {
 }
 LINEAR = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}
 YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 128}
+LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 10000.0,
+    "short_factor": [1.0, 1.2, 1.5, 2.0],
+    "long_factor": [4.0, 5.0, 6.0, 7.0],
+}
+GEMMA3_ROPES = {
+    "full_attention": {"rope_type": "linear", "rope_theta": 1e6, "factor": 8.0},
+    "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+}
+GEMMA3 = {"head_dim": 16, "query_pre_attn_scalar": 24, "sliding_window": 77, "rope_parameters": GEMMA3_ROPES}
+GEMMA3_LAYERS = ["sliding_attention", "full_attention", "sliding_attention"]
+EXPERTS = {"num_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 36, "norm_topk_prob": True}
 
 CONFIGS: dict[str, PreTrainedConfig] = {
     "llama": LlamaConfig(**SHAPE),
@@ -62,6 +78,28 @@ CONFIGS: dict[str, PreTrainedConfig] = {
     "qwen2-tied": Qwen2Config(**SHAPE, tie_word_embeddings=True),
     "qwen3": Qwen3Config(**SHAPE, head_dim=32),
     "qwen3-tied": Qwen3Config(**SHAPE, head_dim=8, tie_word_embeddings=True),
+    "qwen3_moe": Qwen3MoeConfig(**SHAPE, **EXPERTS, head_dim=32),
+    "qwen3_moe-plain-weights": Qwen3MoeConfig(**SHAPE, **EXPERTS | {"norm_topk_prob": False}),
+    "qwen3_moe-dense-between": Qwen3MoeConfig(**SHAPE, **EXPERTS, mlp_only_layers=[1]),
+    "qwen3_moe-one-expert": Qwen3MoeConfig(**SHAPE, **EXPERTS | {"num_experts_per_tok": 1}),
+    "phi3": Phi3Config(**SHAPE),
+    "phi3-window": Phi3Config(**SHAPE, sliding_window=77),
+    "phi3-part-of-head": Phi3Config(
+        **SHAPE | {"num_attention_heads": 2},
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.75},
+    ),
+    "phi3-longrope": Phi3Config(
+        **SHAPE | {"max_position_embeddings": 2048},
+        original_max_position_embeddings=400,
+        rope_parameters=LONGROPE | {"partial_rotary_factor": 0.7},
+    ),
+    "gemma3": Gemma3TextConfig(**SHAPE, **GEMMA3, layer_types=GEMMA3_LAYERS),
+    "gemma3-softcap": Gemma3TextConfig(
+        **SHAPE, **GEMMA3, layer_types=GEMMA3_LAYERS, final_logit_softcapping=5.0
+    ),
+    "gemma3-wide-heads": Gemma3TextConfig(
+        **SHAPE, **GEMMA3 | {"head_dim": 256}, layer_types=GEMMA3_LAYERS, attention_bias=True
+    ),
 }
 
 
@@ -75,7 +113,7 @@ def random_model(config: PreTrainedConfig) -> Any:
             if parameter.ndim == 1:
                 parameter.copy_(noise * 0.2 + ("norm" in name))
             else:
-                parameter.copy_(noise * (1.0 if "embed" in name else 1.5 / parameter.shape[1] ** 0.5))
+                parameter.copy_(noise * (1.0 if "embed" in name else 1.5 / parameter.shape[-1] ** 0.5))
     return model.eval()
 
 

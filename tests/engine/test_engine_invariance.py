@@ -10,13 +10,21 @@ import functools
 
 import numpy as np
 import pytest
-from engine_models import RandomWeights, pages_of, run_whole, small_weights, wide_weights
+from engine_models import (
+    RandomWeights,
+    experts_config,
+    gemma_config,
+    pages_of,
+    run_whole,
+    small_weights,
+    wide_weights,
+)
 from numpy.typing import NDArray
 
 from penjing.engine.runner import CpuRunner
 from penjing.engine.step import StepSequence
 from penjing.kernels import available_isas
-from penjing.spec import KvFormat, Tier, WeightFormatName
+from penjing.spec import KvFormat, Tier, WeightFormat, WeightFormatName
 
 NUM_TOKENS = 540
 KV_FORMATS: list[tuple[KvFormat, KvFormat]] = [("int8", "int8"), ("bf16", "bf16"), ("fp32", "int8")]
@@ -169,6 +177,55 @@ def test_random_schedules(seed: int) -> None:
         np.testing.assert_array_equal(
             runner.step(batch), np.concatenate([*rows, np.empty((0, 101), np.float32)])
         )
+
+
+SHAPES = {"gemma": gemma_config, "experts": experts_config}
+
+
+@functools.cache
+def weights_of_family(name: str, format: WeightFormatName = "layered") -> RandomWeights:
+    return RandomWeights(SHAPES[name](), WeightFormat(name=format, group_size=32))
+
+
+@pytest.mark.parametrize("format", WEIGHT_FORMATS)
+@pytest.mark.parametrize("name", SHAPES)
+def test_chunks_and_threads_of_other_families(name: str, format: WeightFormatName) -> None:
+    weights, count = weights_of_family(name, format), pages_of(NUM_TOKENS)
+    expected = reference_logits(weights, 0)
+    for chunk, threads in ((1, 1), (17, 2), (300, 3), (512, 7)):
+        runner = runner_of(weights, 2 * count, threads)
+        logits = run_whole(runner, random_tokens(0), shuffled_pages(chunk, 2 * count, count), chunk)
+        np.testing.assert_array_equal(logits, expected)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("name", SHAPES)
+def test_batches_and_tiers_of_other_families(name: str, threads: int) -> None:
+    """Sequences that share experts, and do not share a tier; alone, together, and in another order."""
+    weights, tiers, length = weights_of_family(name), ("best", "fast"), 60
+    expected = [reference_logits(weights, seed, length, tiers[seed % 2]) for seed in range(5)]
+    wanted = np.arange(length, dtype=np.int32)
+    batch = [
+        StepSequence(
+            random_tokens(seed, length),
+            0,
+            np.arange(2 * seed, 2 * seed + 2, dtype=np.int32),
+            wanted,
+            tiers[seed % 2],
+        )
+        for seed in range(5)
+    ]
+    for order in ([0, 1, 2, 3, 4], [3, 0, 4], [2, 1]):
+        logits = runner_of(weights, 10, threads).step([batch[seed] for seed in order])
+        np.testing.assert_array_equal(logits, np.concatenate([expected[seed] for seed in order]))
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_same_bits_of_other_families_on_every_instruction_set(name: str) -> None:
+    weights = weights_of_family(name)
+    expected = reference_logits(weights, 0, 150, isa="scalar")
+    for isa in FAST_ISAS:
+        np.testing.assert_array_equal(reference_logits(weights, 0, 150, isa=isa), expected)
 
 
 def test_same_bits_on_every_instruction_set() -> None:

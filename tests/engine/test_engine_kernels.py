@@ -58,24 +58,67 @@ def test_rotate(isa: str, half: int) -> None:
     np.testing.assert_array_equal(head, np.concatenate([a * cosine - b * sine, b * cosine + a * sine]))
 
 
+def exact_gate(x: NDArray[np.float32], activation: str) -> NDArray[np.float64]:
+    """SiLU, or GELU as transformers computes it, in double precision."""
+    exact = x.astype(np.float64)
+    if activation == "silu":
+        return exact / (1 + np.exp(-exact))
+    return 0.5 * exact * (1 + np.tanh(np.sqrt(2 / np.pi) * (exact + 0.044715 * exact**3)))
+
+
+@pytest.mark.parametrize("activation", ["silu", "gelu_tanh"])
 @pytest.mark.parametrize("n", LENGTHS)
-def test_silu_multiply(isa: str, n: int) -> None:
-    gate, up, out = normal(n) * 10, normal(n, seed=1), np.empty(n, np.float32)
-    _core.silu_multiply(gate, up, isa, out)
-    exact = gate.astype(np.float64)
-    np.testing.assert_allclose(out, exact / (1 + np.exp(-exact)) * up, rtol=1e-6, atol=1e-12)
+def test_gate_multiply(isa: str, activation: str, n: int) -> None:
+    gate, up, out = normal(n) * 4, normal(n, seed=1), np.empty(n, np.float32)
+    _core.gate_multiply(gate, up, activation, isa, out)
+    np.testing.assert_allclose(out, exact_gate(gate, activation) * up, rtol=4e-6, atol=1e-9)
     parts = np.empty_like(out)
     for i in range(n):
-        _core.silu_multiply(gate[i : i + 1], up[i : i + 1], isa, parts[i : i + 1])
+        _core.gate_multiply(gate[i : i + 1], up[i : i + 1], activation, isa, parts[i : i + 1])
     np.testing.assert_array_equal(parts, out)
+    scalar = np.empty_like(out)
+    _core.gate_multiply(gate, up, activation, "scalar", scalar)
+    np.testing.assert_array_equal(scalar, out)
 
 
-def test_silu_of_extremes(isa: str) -> None:
-    gate = np.array([0, 1e4, -1e4, -88, 88, np.inf, np.nan], np.float32)
+@pytest.mark.parametrize("activation", ["silu", "gelu_tanh"])
+def test_gates_of_extremes(isa: str, activation: str) -> None:
+    gate = np.array([0, 1e30, -1e30, -88, 88, np.inf, np.nan], np.float32)
     out = np.empty_like(gate)
-    _core.silu_multiply(gate, np.ones_like(gate), isa, out)
-    np.testing.assert_allclose(out[:6], [0, 1e4, 0, 0, 88, np.inf], atol=1e-30)
+    _core.gate_multiply(gate, np.ones_like(gate), activation, isa, out)
+    np.testing.assert_allclose(out[:6], [0, 1e30, 0, 0, 88, np.inf], atol=1e-30)
     assert np.isnan(out[6])
+
+
+def test_softcap(isa: str) -> None:
+    """Near zero, where 1 - 2 / (1 + e^2x) would cancel, and far out; the same bits everywhere."""
+    values = np.concatenate([normal(300) * 100, normal(300) * 1e-4, [0.0, 1e30, -1e30]]).astype(np.float32)
+    out, scalar = values.copy(), values.copy()
+    _core.softcap(out, 30.0, isa)
+    np.testing.assert_allclose(out, 30 * np.tanh(values.astype(np.float64) / 30), rtol=3e-7)
+    _core.softcap(scalar, 30.0, "scalar")
+    np.testing.assert_array_equal(out, scalar)
+    broken = np.array([np.nan, 1.0], np.float32)
+    _core.softcap(broken, 30.0, isa)
+    assert np.isnan(broken[0])
+    assert np.isfinite(broken[1])
+
+
+@pytest.mark.parametrize("n", LENGTHS)
+@pytest.mark.parametrize("shift", [0.0, -300.0, 300.0])
+def test_softmax(isa: str, n: int, shift: float) -> None:
+    values = normal(n) * 5 + np.float32(shift)
+    exact = np.exp(values.astype(np.float64) - values.max())
+    out, scalar = values.copy(), values.copy()
+    _core.softmax(out, isa)
+    np.testing.assert_allclose(out, exact / exact.sum(), rtol=2e-6, atol=1e-30)
+    _core.softmax(scalar, "scalar")
+    np.testing.assert_array_equal(out, scalar)
+    for bad in (np.nan, np.inf):
+        values[n // 2] = bad
+        broken = values.copy()
+        _core.softmax(broken, isa)
+        assert np.isnan(broken).all()
 
 
 @pytest.mark.parametrize("head_dim", [2, 8, 16, 20, 80, 128])

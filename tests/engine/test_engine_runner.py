@@ -9,9 +9,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engine_models import RandomWeights, pages_of, run_whole, small_config, small_weights
+from engine_models import (
+    RandomWeights,
+    experts_config,
+    pages_of,
+    run_whole,
+    small_config,
+    small_weights,
+)
 from numpy.typing import NDArray
 
+from penjing.artifact.config import ModelConfig
 from penjing.engine import Engine, Sampling
 from penjing.engine.runner import CpuRunner
 from penjing.engine.step import PAGE_TOKENS, Runner, StepSequence
@@ -159,9 +167,8 @@ def test_allocation_that_cannot_be() -> None:
     assert np.isfinite(runner.step([PLAIN])).all()
 
 
-def broken_weights(token: int) -> RandomWeights:
+def break_token(weights: RandomWeights, token: int) -> RandomWeights:
     """The embedding of one token has an infinite element, as if a sum had overflowed."""
-    weights = small_weights("keep")
     codes = weights.matrices["embedding"].codes.copy()
     tile = codes.view(np.float32).reshape(-1, 72, TILE_ROWS)[token // TILE_ROWS]
     tile[5, token % TILE_ROWS] = np.inf
@@ -169,8 +176,9 @@ def broken_weights(token: int) -> RandomWeights:
     return weights
 
 
-def test_sequence_with_broken_numbers_is_alone() -> None:
-    runner = CpuRunner(broken_weights(42))
+@pytest.mark.parametrize("config", [small_config(), experts_config()], ids=["dense", "experts"])
+def test_sequence_with_broken_numbers_is_alone(config: ModelConfig) -> None:
+    runner = CpuRunner(break_token(RandomWeights(config), 42))
     runner.allocate(NUM_PAGES)
     good = runner.step([PLAIN])
     assert np.isfinite(good).all()
@@ -209,7 +217,7 @@ class Source:
 
 
 def test_engine_raises_for_broken_numbers(tmp_path: Path) -> None:
-    engine = Engine(Source(broken_weights(42), tmp_path), num_pages=40)
+    engine = Engine(Source(break_token(small_weights("keep"), 42), tmp_path), num_pages=40)
     with pytest.raises(NonFiniteLogitsError):
         engine.generate([1, 42, 3], Sampling(max_tokens=2))
     with pytest.raises(NonFiniteLogitsError):
@@ -295,3 +303,63 @@ def test_formats_may_differ_within_a_block() -> None:
         results.append(run_whole(runner, tokens, np.arange(count, dtype=np.int32), chunk))
     assert np.isfinite(results[0]).all()
     np.testing.assert_array_equal(results[0], results[1])
+
+
+def logits_of(weights: RandomWeights) -> NDArray[np.float32]:
+    runner = CpuRunner(weights)
+    runner.allocate(1)
+    return run_whole(runner, np.arange(9, dtype=np.int32), ints(0))
+
+
+def spoil(weights: RandomWeights, name: str) -> None:
+    """Another matrix of the same shape."""
+    old = weights.matrices[name]
+    values = np.random.default_rng(5).standard_normal((old.rows, old.columns), np.float32)
+    weights.matrices[name] = encode(values, WeightFormat(name="keep"), "range", name)
+
+
+def test_of_equally_likely_experts_the_first_are_chosen() -> None:
+    """A router of zeros sends every token to the first three of seven experts."""
+    weights = RandomWeights(experts_config())
+    values = np.zeros((7, 72), np.float32)
+    weights.matrices["blocks.0.router"] = encode(values, WeightFormat(name="keep"), "range", "router")
+    expected = logits_of(weights)
+    for expert in range(3, 7):
+        for name in ("gate", "up", "down"):
+            spoil(weights, f"blocks.0.experts.{expert}.{name}")
+    np.testing.assert_array_equal(logits_of(weights), expected)
+    spoil(weights, "blocks.0.experts.2.down")
+    assert np.abs(logits_of(weights) - expected).max() > 0.1
+
+
+def test_a_soft_cap_hides_no_overflow() -> None:
+    config = small_config().model_copy(update={"logit_softcap": 10.0})
+    weights = RandomWeights(config)
+    assert np.abs(logits_of(weights)).max() < 10
+    head = np.random.default_rng(1).standard_normal((101, 72), np.float32)
+    head[7] *= np.float32(1e38)
+    weights.matrices["head"] = encode(head, WeightFormat(name="keep"), "range", "head")
+    assert np.isnan(logits_of(weights)).all()
+
+
+def test_experts_may_differ_in_format() -> None:
+    """Rows of different experts enter matrices of different groups, in the same step."""
+    weights = RandomWeights(experts_config(), WeightFormat(name="int8", group_size=32))
+    for expert, format in ((1, WeightFormat(name="int4", group_size=64)), (3, WeightFormat(name="keep"))):
+        for name in ("gate", "down"):
+            place = f"blocks.2.experts.{expert}.{name}"
+            old = weights.matrices[place]
+            values = np.random.default_rng(expert).standard_normal((old.rows, old.columns), np.float32) / 8
+            weights.matrices[place] = encode(values, format, "range", place)
+    tokens, results = np.arange(60, dtype=np.int32), []
+    for threads, chunk in ((1, 60), (3, 7)):
+        runner = CpuRunner(weights, threads=threads)
+        runner.allocate(2)
+        results.append(run_whole(runner, tokens, ints(0, 1), chunk))
+    assert np.isfinite(results[0]).all()
+    np.testing.assert_array_equal(results[0], results[1])
+
+
+def test_attention_without_its_soft_cap_is_refused() -> None:
+    with pytest.raises(ValueError, match="attention has no soft cap"):
+        CpuRunner(RandomWeights(small_config().model_copy(update={"attention_softcap": 50.0})))

@@ -267,7 +267,7 @@ def test_a_name_is_resolved_once(
 
 
 def test_predicted_sizes_are_those_written(int8: Artifact, layered: Artifact) -> None:
-    table = candidates(int8.config, seeded_recipes(seed=0))
+    table = candidates(int8.config, seeded_recipes(seed=0), {})
     predicted = {candidate.name: candidate.tensor_bytes for candidate in table}
     assert predicted["int8/64"] == int8.tensor_bytes
     assert predicted["layered/64"] == layered.tensor_bytes

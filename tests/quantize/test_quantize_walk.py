@@ -11,7 +11,17 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from checkpoints import LLAMA, MISTRAL, QWEN2, QWEN3, random_tensors, write_checkpoint
+from checkpoints import (
+    GEMMA3,
+    LLAMA,
+    MISTRAL,
+    PHI3,
+    QWEN2,
+    QWEN3,
+    QWEN3_MOE,
+    random_tensors,
+    write_checkpoint,
+)
 from text_samples import byte_level, write_tokenizer
 
 from penjing.artifact import Artifact, expected_tensors, verify_artifact
@@ -24,7 +34,7 @@ from penjing.errors import (
 )
 from penjing.formats import decode
 from penjing.models import Checkpoint
-from penjing.models.families import published_name
+from penjing.models.layout import published_tensors
 from penjing.quantize import quantize_checkpoint
 from penjing.spec import QuantizeStep, Recipe, WeightFormat, WeightFormatName, preset
 from penjing.text import Tokenizer
@@ -41,17 +51,21 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_checkpoint(tmp_path_factory.mktemp("models") / "tiny", QWEN3, dtype=ml_dtypes.bfloat16)
 
 
-@pytest.mark.parametrize("config", [LLAMA, MISTRAL, QWEN2, QWEN3])
+@pytest.mark.parametrize("config", [LLAMA, MISTRAL, QWEN2, QWEN3, QWEN3_MOE, PHI3, GEMMA3])
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
 def test_keep_loses_nothing(tmp_path: Path, config: dict[str, Any], dtype: Any) -> None:
     tensors = random_tensors(config, dtype)
     artifact = quantize_checkpoint(
         write_checkpoint(tmp_path / "m", config, dtype=dtype), tmp_path / "tray", preset("keep")
     )
-    for name, role in expected_tensors(artifact.config).items():
-        original = tensors[published_name(name)].astype(np.float32)
-        stored = decode(artifact.matrix(name)) if role.is_matrix else artifact.vector(name)
-        assert np.array_equal(stored, original), name
+    roles = expected_tensors(artifact.config)
+    for published in published_tensors(artifact.config):
+        original = tensors[published.name].astype(np.float32)
+        stored = [
+            decode(artifact.matrix(name)) if roles[name].is_matrix else artifact.vector(name)
+            for name in published.parts
+        ]
+        assert np.array_equal(np.concatenate(stored), original), published.name
     assert {block.key_format for block in artifact.config.blocks} == {"fp32"}
     assert verify_artifact(artifact.path).hash == artifact.hash
 
@@ -70,6 +84,17 @@ def test_formats_of_a_recipe(tmp_path: Path, tiny: Path, format: Any, tolerance:
         error = np.abs(decode(stored) - original).max() / np.abs(original).max()
         assert error < tolerance, name
     assert {block.value_format for block in artifact.config.blocks} == {"int8"}
+
+
+@pytest.mark.parametrize("format", ["int8", "int4", "layered"])
+def test_a_router_is_never_quantized(tmp_path: Path, format: Any) -> None:
+    source = write_checkpoint(tmp_path / "m", QWEN3_MOE, dtype=ml_dtypes.bfloat16)
+    artifact = quantize_checkpoint(source, tmp_path / "tray", preset(format, 32))
+    stored, original = artifact.matrix("blocks.2.router"), Checkpoint.open(source).read("blocks.2.router")
+    assert (stored.format, stored.group_size) == ("bf16", 0)
+    np.testing.assert_array_equal(decode(stored), original.astype(np.float32))
+    assert artifact.matrix("blocks.2.experts.5.down").format == format
+    assert "blocks.1.router" not in artifact.manifest.tensors
 
 
 def test_two_runs_give_the_same_bytes(tmp_path: Path, tiny: Path) -> None:

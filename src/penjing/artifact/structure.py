@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from penjing.artifact.config import expected_tensors
+from penjing.artifact.config import TensorRole, expected_tensors
 from penjing.artifact.layout import (
     ALIGNMENT,
     BEST_TIER_PARTS,
@@ -31,21 +31,23 @@ def check_structure(directory: Path, manifest: Manifest) -> None:
         what = f"lacks the tensor {missing[0]}" if missing else f"holds an unexpected tensor {extra[0]}"
         raise MissingTensorError(f"{directory}: {what}; write the artifact again")
     for name, role in expected.items():
-        check_entry(directory, name, role.shape, manifest.tensors[name])
+        check_entry(directory, name, role, manifest.tensors[name])
     check_tiers(directory, manifest)
     check_places(directory, manifest)
     check_files(directory, manifest)
 
 
-def check_entry(directory: Path, name: str, shape: tuple[int, ...], entry: TensorEntry) -> None:
+def check_entry(directory: Path, name: str, role: TensorRole, entry: TensorEntry) -> None:
     """A tensor's shape, format, and the sizes of its parts."""
+    shape = role.shape
     if entry.shape != shape:
         raise TensorShapeError(
             f"{directory}: {name} is {list(entry.shape)}, and the configuration says {list(shape)}; "
             "write the artifact again"
         )
     grouped = entry.format in ("int8", "int4", "layered")
-    if grouped != (entry.group_size > 0) or (len(shape) == 1 and entry.format != "fp32"):
+    impossible = entry.format != "fp32" if not role.is_matrix else grouped and role.keeps_dtype
+    if grouped != (entry.group_size > 0) or impossible:
         raise ManifestError(
             f"{directory}: {name} cannot be {entry.format} in groups of {entry.group_size}; "
             "write the artifact again"

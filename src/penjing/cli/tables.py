@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from penjing.cli.show import megabytes, print_table
+from penjing.measure.cost import ModelCost
 from penjing.optimize.bench import Bench
 from penjing.optimize.evaluation import Evaluation
 from penjing.optimize.profile import Profile
@@ -41,6 +42,7 @@ def print_profile(profile: Profile) -> None:
         ("", ""),
         [
             ("Parameters", f"{cost.parameters:,}"),
+            *active_rows(cost),
             ("Operations to decode a token", f"{cost.decode_flops / 1e6:,.1f} MFLOP"),
             (f"Operations to read {cost.prefill_tokens} tokens", f"{cost.prefill_flops / 1e9:,.2f} GFLOP"),
             ("Weights", megabytes(cost.weight_bytes)),
@@ -73,6 +75,13 @@ def print_profile(profile: Profile) -> None:
             ("Prefill", f"{bound.prefill_tokens_per_second:,.0f} tokens/s", bound.prefill_bound),
         ],
     )
+
+
+def active_rows(cost: ModelCost) -> list[tuple[str, str]]:
+    """How many of the parameters a token uses, where that is not all of them."""
+    if cost.active_parameters == cost.parameters:
+        return []
+    return [("Parameters that a token uses", f"{cost.active_parameters:,}")]
 
 
 def print_bench(result: Bench) -> None:

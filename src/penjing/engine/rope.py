@@ -18,16 +18,19 @@ Frequencies = NDArray[np.float32]
 
 
 def inverse_frequencies(rope: RopeConfig, head_dim: int) -> tuple[Frequencies, float]:
-    """float32 [head_dim / 2], and the factor that cosine and sine are multiplied by.
+    """float32 [size / 2], size being the part of a head that turns, and the factor of cosine and sine.
 
     The angle of pair i at position p is p * result[i], in float32. Raises UnsupportedConfigError for a scaled
-    type that lacks one of its numbers, and for an odd head_dim.
+    type that lacks one of its numbers, and for an odd size.
     """
-    if head_dim % 2:
-        raise UnsupportedConfigError(f"rotary embedding needs an even head_dim, not {head_dim}")
+    size = int(head_dim * rope.partial_rotary_factor)
+    if size % 2 or size == 0:
+        raise UnsupportedConfigError(f"rotary embedding turns pairs, and cannot turn {size} of {head_dim}")
     if rope.type == "yarn":
-        return _yarn(rope, head_dim)
-    plain = np.float32(1.0) / _wavelength_bases(rope, head_dim)
+        return _yarn(rope, size)
+    if rope.type == "longrope":
+        return _longrope(rope, size)
+    plain = np.float32(1.0) / _wavelength_bases(rope, size)
     if rope.type == "linear":
         return plain / np.float32(_need(rope, "factor")), 1.0
     if rope.type == "llama3":
@@ -79,6 +82,16 @@ def _yarn(rope: RopeConfig, head_dim: int) -> tuple[Frequencies, float]:
     if attention is None:
         attention = 1.0 if factor <= 1 else 0.1 * math.log(factor) + 1.0
     return frequencies.astype(np.float32), attention
+
+
+def _longrope(rope: RopeConfig, head_dim: int) -> tuple[Frequencies, float]:
+    """LongRoPE (Ding et al. 2024) within the original context: each wavelength has a factor of its own."""
+    factors = np.array(rope.short_factors or (), np.float32)
+    if len(factors) != head_dim // 2:
+        raise UnsupportedConfigError(
+            f"longrope rope needs {head_dim // 2} short_factors, but config has {len(factors)}"
+        )
+    return np.float32(1) / (factors * _wavelength_bases(rope, head_dim)), _need(rope, "attention_factor")
 
 
 def _pair_of_rotations(rotations: float, rope: RopeConfig, head_dim: int, original: float) -> float:

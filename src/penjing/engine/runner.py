@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -18,7 +19,8 @@ from penjing.kernels import Matrix, _core, default_isa
 from penjing.measure.machine import usable_cores
 from penjing.spec import TIERS, Tier
 
-PROJECTIONS = ("query", "key", "value", "output", "gate", "up", "down")
+ATTENTION = ("query", "key", "value", "output")
+FEED_FORWARD = ("gate", "up", "down")
 
 
 class WeightSource(Protocol):
@@ -130,7 +132,7 @@ def check_types(sequence: StepSequence) -> _core.Sequence:
 def load_model(source: WeightSource, threads: int, isa: str) -> _core.Model:
     """Wire an artifact's tensors into the core."""
     config = source.config
-    frequencies, rope_factor = inverse_frequencies(config.rope, config.head_dim)
+    rotations = [inverse_frequencies(rope, config.head_dim) for rope in config.ropes]
     embedding = load_matrix(source, "embedding")
     return _core.Model(
         isa=isa,
@@ -140,38 +142,51 @@ def load_model(source: WeightSource, threads: int, isa: str) -> _core.Model:
         head_dim=config.head_dim,
         max_positions=config.max_positions,
         norm_eps=config.norm_eps,
-        inverse_frequencies=frequencies.tolist(),
-        rope_factor=rope_factor,
+        embedding_scale=config.embedding_scale,
+        logit_softcap=config.logit_softcap,
+        activation=config.activation,
+        rotations=[(frequencies.tolist(), factor) for frequencies, factor in rotations],
         embedding=embedding,
         head=embedding if config.tied_head else load_matrix(source, "head"),
-        final_norm=load_vector(source, "final_norm"),
+        final_norm=load_norm(source, "final_norm"),
         blocks=[load_block(source, index, block) for index, block in enumerate(config.blocks)],
     )
 
 
 def load_block(source: WeightSource, index: int, block: BlockConfig) -> _core.Block:
-    """One decoder layer; which vectors it has is a matter of the configuration."""
+    """One decoder layer; which tensors it has is a matter of the configuration."""
     config, prefix = source.config, f"blocks.{index}."
     present = block_tensors(config, block)
+    experts = [f"experts.{expert}." for expert in range(block.num_experts)]
 
-    def optional_vector(name: str) -> NDArray[np.float32] | None:
-        return load_vector(source, prefix + name) if name in present else None
+    def optional_norm(name: str) -> NDArray[np.float32] | None:
+        return load_norm(source, prefix + name) if name in present else None
 
     def projection(name: str) -> _core.Projection:
-        return _core.Projection(load_matrix(source, prefix + name), optional_vector(f"{name}_bias"))
+        bias = load_vector(source, f"{prefix}{name}_bias") if f"{name}_bias" in present else None
+        return _core.Projection(load_matrix(source, prefix + name), bias)
 
     return _core.Block(
         num_heads=block.num_heads,
         num_kv_heads=block.num_kv_heads,
         intermediate_size=block.intermediate_size,
         sliding_window=block.sliding_window,
+        rotation=config.rope_index(block),
+        attention_scale=1.0 / math.sqrt(config.attention_scalar or config.head_dim),
+        attention_softcap=config.attention_softcap,
         key_format=block.key_format,
         value_format=block.value_format,
-        attention_norm=load_vector(source, prefix + "attention_norm"),
-        feed_forward_norm=load_vector(source, prefix + "feed_forward_norm"),
-        query_norm=optional_vector("query_norm"),
-        key_norm=optional_vector("key_norm"),
-        projections=[projection(name) for name in PROJECTIONS],
+        attention_norm=load_norm(source, prefix + "attention_norm"),
+        feed_forward_norm=load_norm(source, prefix + "feed_forward_norm"),
+        post_attention_norm=optional_norm("post_attention_norm"),
+        post_feed_forward_norm=optional_norm("post_feed_forward_norm"),
+        query_norm=optional_norm("query_norm"),
+        key_norm=optional_norm("key_norm"),
+        projections=[projection(name) for name in ATTENTION],
+        feed_forwards=[[projection(expert + name) for name in FEED_FORWARD] for expert in experts or [""]],
+        router=projection("router") if experts else None,
+        experts_per_token=block.experts_per_token,
+        normalize_experts=block.normalize_experts,
     )
 
 
@@ -192,3 +207,8 @@ def load_matrix(source: WeightSource, name: str) -> Matrix:
 def load_vector(source: WeightSource, name: str) -> NDArray[np.float32]:
     """A norm or bias at both tiers, as the core reads it: float32 [2, length], fast first."""
     return np.stack([source.vector(name, tier) for tier in TIERS], dtype=np.float32)
+
+
+def load_norm(source: WeightSource, name: str) -> NDArray[np.float32]:
+    """A norm's weights as they multiply: what is stored, and the family's offset."""
+    return load_vector(source, name) + np.float32(source.config.norm_offset)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +24,8 @@ from penjing.artifact.staging import StagingDirectory, output_errors, sync
 from penjing.errors import CorruptCheckpointError, FormatError, SpecError
 from penjing.export.settings import rebuild_config
 from penjing.formats import decode
-from penjing.models.families import published_name
+from penjing.models.families import family_named
+from penjing.models.layout import published_tensors
 from penjing.models.shards import METADATA, read_metadata
 from penjing.spec import Tier
 
@@ -59,6 +61,7 @@ def export_safetensors(
     if chosen not in artifact.tiers:
         raise SpecError(f"{source}: has no tier {chosen}; it runs at {' or '.join(artifact.tiers)}")
     config = rebuild_config(artifact.config, DTYPES[dtype][1], source)
+    say_embedding_scale(artifact, dtype)
     staging = StagingDirectory(out, force=force, objection=objection_to_replacing)
     staging.create()
     try:
@@ -71,6 +74,20 @@ def export_safetensors(
     finally:
         staging.discard()
     return out
+
+
+def say_embedding_scale(artifact: Artifact, dtype: ExportDtype) -> None:
+    """Families that scale their embedding round the scale to the dtype they are loaded in."""
+    config = artifact.config
+    if not family_named(config.family).scales_embedding:
+        return
+    loaded = float(DTYPES[dtype][2](np.float32(math.sqrt(config.hidden_size))))
+    if loaded != config.embedding_scale:
+        print(
+            f"penjing: {artifact.path}: its embedding is scaled by {config.embedding_scale:.6g}, and by "
+            f"{loaded:.6g} in a model that is loaded in {dtype}",
+            file=sys.stderr,
+        )
 
 
 def objection_to_replacing(path: Path) -> str | None:
@@ -103,7 +120,7 @@ def write_weights(
     """Stream every tensor to one safetensors file, under its published name."""
     roles = expected_tensors(artifact.config)
     with path.open("xb") as file:
-        file.write(header(artifact, roles, dtype))
+        file.write(header(artifact, dtype))
         for done, (name, tensor) in enumerate(decoded_tensors(artifact, roles, tier)):
             with np.errstate(over="ignore"):
                 rounded = tensor.astype(DTYPES[dtype][2])
@@ -125,19 +142,20 @@ def decoded_tensors(
         yield name, decode(artifact.matrix(name), tier) if role.is_matrix else artifact.vector(name, tier)
 
 
-def header(artifact: Artifact, roles: dict[str, TensorRole], dtype: ExportDtype) -> bytes:
+def header(artifact: Artifact, dtype: ExportDtype) -> bytes:
     """Length and JSON of a safetensors header; spaces align the data to 8 bytes.
 
-    It names the artifact and the files written beside the weights: a later export knows its own by that.
+    The parts of a fused tensor follow one another already. The header names the artifact and the files
+    written beside the weights: a later export knows its own by that.
     """
     files = json.dumps([CONFIG_FILE, *text_files(artifact)])
     table: dict[str, Any] = {METADATA: {"format": "pt", "penjing": artifact.hash, FILES_KEY: files}}
     offset = 0
-    for name, role in roles.items():
-        end = offset + math.prod(role.shape) * np.dtype(DTYPES[dtype][2]).itemsize
-        table[published_name(name)] = {
+    for tensor in published_tensors(artifact.config):
+        end = offset + math.prod(tensor.shape) * np.dtype(DTYPES[dtype][2]).itemsize
+        table[tensor.name] = {
             "dtype": DTYPES[dtype][0],
-            "shape": list(role.shape),
+            "shape": list(tensor.shape),
             "data_offsets": [offset, end],
         }
         offset = end

@@ -58,10 +58,11 @@ class Projection:
     def __init__(self, matrix: Matrix, bias: NDArray[np.float32] | None) -> None: ...
 
 class Block:
-    """One decoder layer. projections: query, key, value, output, gate, up, down.
+    """One decoder layer. projections: query, key, value, output.
 
-    Norms are float32 [2, length] (fast, best); query_norm and key_norm come together. Raises ValueError for
-    unknown KV formats.
+    feed_forwards: gate, up and down; of each expert, where there is a router. rotation: index among the
+    model's. Norms are float32 [2, length] (fast, best); query_norm and key_norm come together. Raises
+    ValueError for unknown KV formats.
     """
 
     def __init__(
@@ -70,13 +71,22 @@ class Block:
         num_kv_heads: int,
         intermediate_size: int,
         sliding_window: int | None,
+        rotation: int,
+        attention_scale: float,
+        attention_softcap: float | None,
         key_format: str,
         value_format: str,
         attention_norm: NDArray[np.float32],
         feed_forward_norm: NDArray[np.float32],
+        post_attention_norm: NDArray[np.float32] | None,
+        post_feed_forward_norm: NDArray[np.float32] | None,
         query_norm: NDArray[np.float32] | None,
         key_norm: NDArray[np.float32] | None,
         projections: list[Projection],
+        feed_forwards: list[list[Projection]],
+        router: Projection | None,
+        experts_per_token: int,
+        normalize_experts: bool,
     ) -> None: ...
 
 class Sequence:
@@ -93,7 +103,10 @@ class Sequence:
     ) -> None: ...
 
 class Model:
-    """A decoder, its threads and its KV memory. Raises ValueError for shapes that do not fit together."""
+    """A decoder, its threads and its KV memory. Raises ValueError for shapes that do not fit together.
+
+    rotations: inverse frequencies, and the factor of cosine and sine.
+    """
 
     def __init__(
         self,
@@ -104,8 +117,10 @@ class Model:
         head_dim: int,
         max_positions: int,
         norm_eps: float,
-        inverse_frequencies: list[float],
-        rope_factor: float,
+        embedding_scale: float,
+        logit_softcap: float | None,
+        activation: str,
+        rotations: list[tuple[list[float], float]],
         embedding: Matrix,
         head: Matrix,
         final_norm: NDArray[np.float32],
@@ -125,9 +140,11 @@ def rms_norm(
 def rotate(
     head: NDArray[np.float32], cosine: NDArray[np.float32], sine: NDArray[np.float32], isa: str
 ) -> None: ...
-def silu_multiply(
-    gate: NDArray[np.float32], up: NDArray[np.float32], isa: str, out: NDArray[np.float32]
+def gate_multiply(
+    gate: NDArray[np.float32], up: NDArray[np.float32], activation: str, isa: str, out: NDArray[np.float32]
 ) -> None: ...
+def softcap(values: NDArray[np.float32], cap: float, isa: str) -> None: ...
+def softmax(values: NDArray[np.float32], isa: str) -> None: ...
 def written_page(vectors: NDArray[np.float32], format: str, transposed: bool, isa: str) -> bytes: ...
 def attend(
     keys: NDArray[np.float32],

@@ -2,7 +2,8 @@
 
 Counting conventions: a multiply-add is two operations; norms, rotations and activations are not counted
 (under 1% of any model worth serving); an embedding lookup is free; logits are computed for the last token of
-a prefill only. All bytes are as stored: padding and scales included.
+a prefill only. All bytes are as stored: padding and scales included. Of experts, a token computes with its
+own and reads no other; a prefill reads all of them.
 """
 
 from __future__ import annotations
@@ -20,17 +21,20 @@ from penjing.artifact.config import (
 )
 from penjing.artifact.layout import ALIGNMENT, StoredFormat, expected_parts, padding_after
 from penjing.measure.machine import Machine
-from penjing.spec import KvFormat, Spec, Tier, WeightFormat
+from penjing.spec import FloatFormat, KvFormat, Spec, Tier, WeightFormat
 
-FloatFormat = Literal["fp32", "fp16", "bf16"]
 KV_ELEMENT_BYTES: dict[KvFormat, int] = {"int8": 1, "bf16": 2, "fp32": 4}
 
 
 class BlockCost(Spec):
-    """One decoder layer. `flops_per_token` is at the context length asked for."""
+    """One decoder layer. `flops_per_token` is at the context length asked for.
+
+    active_parameters: those that one token computes with; fewer than `parameters` where there are experts.
+    """
 
     index: int
     parameters: int
+    active_parameters: int
     flops_per_token: int
     weight_bytes: int
     kv_bytes_per_token: int
@@ -39,13 +43,15 @@ class BlockCost(Spec):
 class ModelCost(Spec):
     """A whole model at one context length (tokens already cached) and one prefill length (tokens).
 
-    weight_bytes: every tensor of the tier. decode_read_bytes: weights and cached keys and values that one
-    decoded token reads. activation_bytes_per_token: float32 working memory of a step.
+    active_parameters: those that one token computes with. weight_bytes: every tensor of the tier.
+    decode_read_bytes: weights and cached keys and values that one decoded token reads.
+    activation_bytes_per_token: float32 working memory of a step.
     """
 
     context_tokens: int
     prefill_tokens: int
     parameters: int
+    active_parameters: int
     decode_flops: int
     prefill_flops: int
     weight_bytes: int
@@ -86,11 +92,14 @@ def model_cost(
     prefill_attention = sum(_prefill_attention_flops(config, b, prefill_tokens) for b in config.blocks)
     kv_per_token = sum(block.kv_bytes_per_token for block in blocks)
     weight_bytes = sum(tensor_bytes[name] for name in roles)
-    read = weight_bytes if config.tied_head else weight_bytes - tensor_bytes["embedding"]
+    idle = sum(_idle_expert_bytes(block, index, tensor_bytes) for index, block in enumerate(config.blocks))
+    read = weight_bytes - idle - (0 if config.tied_head else tensor_bytes["embedding"])
+    parameters = sum(math.prod(role.shape) for role in roles.values())
     return ModelCost(
         context_tokens=context_tokens,
         prefill_tokens=prefill_tokens,
-        parameters=sum(math.prod(role.shape) for role in roles.values()),
+        parameters=parameters,
+        active_parameters=parameters - sum(block.parameters - block.active_parameters for block in blocks),
         decode_flops=sum(block.flops_per_token for block in blocks) + head_flops,
         prefill_flops=prefill_tokens * matrix_flops + prefill_attention + head_flops,
         weight_bytes=weight_bytes,
@@ -108,9 +117,11 @@ def block_cost(
     block = config.blocks[index]
     roles = block_tensors(config, block)
     attended = _attended(block, context_tokens)
+    parameters = sum(math.prod(role.shape) for role in roles.values())
     return BlockCost(
         index=index,
-        parameters=sum(math.prod(role.shape) for role in roles.values()),
+        parameters=parameters,
+        active_parameters=parameters - _idle_expert_parameters(config, block),
         flops_per_token=_matrix_flops(config, block) + 4 * block.num_heads * config.head_dim * attended,
         weight_bytes=sum(tensor_bytes[f"blocks.{index}.{name}"] for name in roles),
         kv_bytes_per_token=kv_bytes_per_token(config, block),
@@ -144,28 +155,37 @@ def bytes_in_formats(
     weights: WeightFormat,
     embedding: WeightFormat,
     *,
-    keep: FloatFormat = "fp32",
+    own: Mapping[str, FloatFormat] | None = None,
     tier: Tier = "best",
 ) -> dict[str, int]:
     """Bytes of every tensor of an artifact with these formats, by docs/artifact.md, before it is made.
 
-    `embedding` also governs an untied head; vectors are float32; the format `keep` stores `keep`.
+    `embedding` also governs an untied head; vectors are float32. own: the checkpoint's format of a matrix
+    that keeps it (canonical name -> format); fp32 for those that are not named.
     """
     sizes: dict[str, int] = {}
     for name, role in expected_tensors(config).items():
         chosen = embedding if name in ("embedding", "head") else weights
-        stored: StoredFormat = keep if chosen.name == "keep" else chosen.name
-        group_size = 0 if chosen.name == "keep" else chosen.group_size
+        stored: StoredFormat
+        if chosen.name == "keep" or role.keeps_dtype:
+            stored, group_size = (own or {}).get(name, "fp32"), 0
+        else:
+            stored, group_size = chosen.name, chosen.group_size
         parts = expected_parts(stored, group_size, role.shape)
         read = [size for part, size in parts.items() if tier == "best" or part != "residual"]
         sizes[name] = sum(size + padding_after(size) for size in read)
     return sizes
 
 
-def artifact_bytes(config: ModelConfig, weights: WeightFormat, embedding: WeightFormat) -> int:
+def artifact_bytes(
+    config: ModelConfig,
+    weights: WeightFormat,
+    embedding: WeightFormat,
+    own: Mapping[str, FloatFormat] | None = None,
+) -> int:
     """Bytes of the tensor files of an artifact with these formats, their headers included."""
     files = 2 if "layered" in (weights.name, embedding.name) else 1
-    return sum(bytes_in_formats(config, weights, embedding).values()) + files * ALIGNMENT
+    return sum(bytes_in_formats(config, weights, embedding, own=own).values()) + files * ALIGNMENT
 
 
 def stored_bytes(artifact: Artifact, tier: Tier = "best") -> dict[str, int]:
@@ -182,7 +202,22 @@ def stored_bytes(artifact: Artifact, tier: Tier = "best") -> dict[str, int]:
 
 def _matrix_flops(config: ModelConfig, block: BlockConfig) -> int:
     roles = block_tensors(config, block).values()
-    return sum(2 * math.prod(role.shape) for role in roles if role.is_matrix)
+    matrices = sum(math.prod(role.shape) for role in roles if role.is_matrix)
+    return 2 * (matrices - _idle_expert_parameters(config, block))
+
+
+def _idle_expert_parameters(config: ModelConfig, block: BlockConfig) -> int:
+    """Elements of the experts that a token is not sent to; each has three matrices."""
+    idle = block.num_experts - block.experts_per_token
+    return idle * 3 * block.intermediate_size * config.hidden_size
+
+
+def _idle_expert_bytes(block: BlockConfig, index: int, tensor_bytes: Mapping[str, int]) -> int:
+    """Their bytes, if every expert is chosen equally often."""
+    prefix = f"blocks.{index}.experts."
+    experts = sum(size for name, size in tensor_bytes.items() if name.startswith(prefix))
+    idle = block.num_experts - block.experts_per_token
+    return experts * idle // block.num_experts if idle else 0
 
 
 def _attended(block: BlockConfig, context_tokens: int) -> int:
@@ -201,6 +236,12 @@ def _prefill_attention_flops(config: ModelConfig, block: BlockConfig, tokens: in
 
 
 def _activation_bytes(config: ModelConfig, block: BlockConfig) -> int:
-    """Residual stream and its normed copy, beside the wider of attention and feed-forward; float32."""
+    """Residual stream and its normed copy, beside the wider of attention and feed-forward; float32.
+
+    Each expert of a token has a copy of its input and an output of its own.
+    """
     attention = (2 * block.num_heads + 2 * block.num_kv_heads) * config.head_dim
-    return 4 * (2 * config.hidden_size + max(attention, 2 * block.intermediate_size))
+    inner = 2 * block.intermediate_size
+    if block.feed_forward == "experts":
+        inner = block.num_experts + block.experts_per_token * (inner + 2 * config.hidden_size)
+    return 4 * (2 * config.hidden_size + max(attention, inner))

@@ -44,6 +44,13 @@ class StoredTensor:
     offset: int
     nbytes: int
 
+    def rows(self, name: str, first: int, count: int) -> StoredTensor:
+        """Rows first .. first + count - 1 as a matrix of its own; dimensions but the last are one."""
+        columns = self.shape[-1]
+        row_bytes = self.nbytes // math.prod(self.shape[:-1])
+        offset = self.offset + first * row_bytes
+        return StoredTensor(name, self.file, self.dtype, (count, columns), offset, count * row_bytes)
+
     def read(self) -> NDArray[Any]:
         """The tensor in its own dtype (ml_dtypes.bfloat16 for BF16), as memory of its own.
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from penjing.artifact import ModelConfig
 from penjing.measure.cost import artifact_bytes
-from penjing.spec import GroupSize, Recipe, WeightFormatName, preset, validate
+from penjing.spec import FloatFormat, GroupSize, Recipe, WeightFormatName, preset, validate
 
 TABLE: tuple[tuple[WeightFormatName, GroupSize], ...] = (
     ("int4", 128),
@@ -40,13 +41,16 @@ def seeded_recipes(seed: int) -> dict[str, Recipe]:
     }
 
 
-def candidates(config: ModelConfig, recipes: dict[str, Recipe]) -> list[Candidate]:
+def candidates(
+    config: ModelConfig, recipes: dict[str, Recipe], own: Mapping[str, FloatFormat]
+) -> list[Candidate]:
     """These recipes for a model of this shape, smallest first.
 
-    Sizes follow from shapes and formats alone, so that a recipe that cannot fit is never run.
+    own: the checkpoint's format of each matrix. Sizes follow from shapes and formats alone, so that a recipe
+    that cannot fit is never run.
     """
     found = []
     for name, recipe in recipes.items():
         step = recipe.steps[0]
-        found.append(Candidate(name, recipe, artifact_bytes(config, step.weights, step.embedding)))
+        found.append(Candidate(name, recipe, artifact_bytes(config, step.weights, step.embedding, own)))
     return sorted(found, key=lambda candidate: candidate.tensor_bytes)

@@ -17,6 +17,7 @@ from penjing.formats import Encoded, decode, encode
 from penjing.formats.tiles import TILE_ROWS
 from penjing.models import Checkpoint
 from penjing.optimize.progress import Progress, silent
+from penjing.quantize.walk import format_of
 from penjing.spec import QuantizeStep, Tier
 
 
@@ -31,7 +32,7 @@ def check_round_trip(
             # A different tile of each matrix, so that no row range of the layout goes unseen.
             tile = done % -(-role.shape[0] // TILE_ROWS)
             rows = range(tile * TILE_ROWS, min((tile + 1) * TILE_ROWS, role.shape[0]))
-            chosen = step.embedding if name in ("embedding", "head") else step.weights
+            chosen = format_of(step, name, role)
             meant = encode(source[rows.start : rows.stop], chosen, step.scales, name)
             same = all(_rows_equal(artifact.matrix(name), meant, rows, tier) for tier in artifact.tiers)
         else:

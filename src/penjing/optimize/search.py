@@ -77,7 +77,9 @@ def optimize(
         trials = begin(
             model, budget, data, tokens, settings=settings, workspace=staging.path, progress=progress
         )
-        candidate, evaluation = find(trials, candidates(trials.checkpoint.config, recipes))
+        candidate, evaluation = find(
+            trials, candidates(trials.checkpoint.config, recipes, trials.checkpoint.formats)
+        )
         path = trials.build(candidate)
         artifact = Artifact.open(path)
         certificate = issue_certificate(evaluation, artifact, budget, text_part="report", token_limit=tokens)

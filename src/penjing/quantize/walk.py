@@ -10,7 +10,15 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from penjing.artifact import Artifact, ArtifactWriter, ModelConfig, Provenance, Source, expected_tensors
+from penjing.artifact import (
+    Artifact,
+    ArtifactWriter,
+    ModelConfig,
+    Provenance,
+    Source,
+    TensorRole,
+    expected_tensors,
+)
 from penjing.errors import SpecError
 from penjing.formats import encode
 from penjing.models import Checkpoint, needs_conversion, text_files
@@ -44,7 +52,7 @@ def quantize_checkpoint(
                     progress(done, len(roles))
                 tensor = checkpoint.read(name)
                 if role.is_matrix:
-                    writer.add_matrix(name, encode(tensor, format_of(step, name), step.scales, name))
+                    writer.add_matrix(name, encode(tensor, format_of(step, name, role), step.scales, name))
                 else:
                     writer.add_vector(name, tensor.astype(np.float32))
             for file in files:
@@ -78,8 +86,10 @@ def only_step(recipe: Recipe) -> QuantizeStep:
     return recipe.steps[0]
 
 
-def format_of(step: QuantizeStep, name: str) -> WeightFormat:
-    """The format of a matrix: embedding and head have their own."""
+def format_of(step: QuantizeStep, name: str, role: TensorRole) -> WeightFormat:
+    """The format of a matrix: embedding and head have one of their own, and some keep their dtype."""
+    if role.keeps_dtype:
+        return WeightFormat(name="keep")
     return step.embedding if name in ("embedding", "head") else step.weights
 
 
