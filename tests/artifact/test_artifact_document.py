@@ -25,6 +25,6 @@ def test_the_order_in_a_block() -> None:
     sentence = re.search(r"^Order in a block .*?: (.*?)\. Shapes", DOCUMENT.read_text("utf-8"), re.MULTILINE)
     assert sentence is not None
     everything = CONFIG.model_copy(
-        update={"qkv_bias": True, "output_bias": True, "feed_forward_bias": True, "qk_norm": True}
+        update=dict.fromkeys(("qkv_bias", "output_bias", "feed_forward_bias", "qk_norm", "post_norms"), True)
     )
     assert re.findall(r"`(\w+)`", sentence[1]) == list(block_tensors(everything, CONFIG.blocks[0]))

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from checkpoints import GEMMA3, PHI3, QWEN3_MOE, write_checkpoint
 from running import Outcome, Run
+from text_samples import byte_level
 
 import penjing
 from penjing.data.documents import DEFAULT_TOKENS
@@ -125,6 +127,25 @@ def test_export_loads_as_a_checkpoint(run: Run, tray: Path, tmp_path: Path) -> N
     assert told == {"path": str(tmp_path / "exported"), "dtype": "bf16"}
     assert str(tmp_path / "again") in run("export", tray, "-o", tmp_path / "again").out
     assert document(run("profile", tmp_path / "exported", "--json"))["family"] == "llama"
+
+
+@pytest.mark.parametrize("config", [GEMMA3, PHI3, QWEN3_MOE], ids=lambda config: config["model_type"])
+def test_other_families_from_checkpoint_to_export(run: Run, tmp_path: Path, config: dict[str, Any]) -> None:
+    model = write_checkpoint(tmp_path / "model", config | {"vocab_size": 300})
+    byte_level().save(str(model / "tokenizer.json"))
+    for name in ("int8", "int4", "layered"):
+        assert run("quantize", model, "-o", tmp_path / name, "--format", name).code == 0
+        told = document(run("generate", tmp_path / name, "the cat", "--max-tokens", "4", "--json"))
+        assert len(told["tokens"]) == 4
+    assert run("verify", tmp_path / "layered").code == 0
+    told = document(
+        run("generate", tmp_path / "layered", "the", "--max-tokens", "4", "--tier", "fast", "--json")
+    )
+    assert len(told["tokens"]) == 4
+    assert run("export", tmp_path / "int8", "-o", tmp_path / "exported").code == 0
+    for path in (model, tmp_path / "exported"):
+        said = run("profile", path).out
+        assert ("Parameters that a token uses" in said) == (config is QWEN3_MOE)
 
 
 def test_generating_imports_no_torch(checkpoint: Path, tray: Path) -> None:

@@ -14,13 +14,24 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from checkpoints import LLAMA, MISTRAL, QWEN2, QWEN3, random_tensors, write_checkpoint
+from checkpoints import (
+    GEMMA3,
+    LLAMA,
+    MISTRAL,
+    PHI3,
+    QWEN2,
+    QWEN3,
+    QWEN3_MOE,
+    random_tensors,
+    write_checkpoint,
+)
 from safetensors import safe_open
 
 from penjing.artifact import Artifact, expected_tensors
 from penjing.engine import Engine
 from penjing.errors import FormatError, OutputExistsError, SpecError, UnsupportedConfigError
 from penjing.export import export_safetensors
+from penjing.export.safetensors import WEIGHTS_FILE
 from penjing.export.settings import rebuild_config
 from penjing.formats import decode
 from penjing.models import Checkpoint
@@ -34,6 +45,7 @@ LLAMA3_ROPE = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 32,
 }
+LONGROPE = {"type": "su", "short_factor": [1.0, 1.5, 2.0, 2.5], "long_factor": [8.0] * 4}
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
 CONFIGS = {
     "llama": LLAMA,
@@ -43,6 +55,13 @@ CONFIGS = {
     "qwen2": QWEN2 | {"bos_token_id": None},
     "qwen3": QWEN3 | {"rope_scaling": YARN},
     "qwen3 windows": QWEN3 | {"use_sliding_window": True, "sliding_window": 32, "max_window_layers": 1},
+    "experts": QWEN3_MOE,
+    "experts windows": QWEN3_MOE | {"use_sliding_window": True, "sliding_window": 32, "mlp_only_layers": []},
+    "phi3": PHI3 | {"sliding_window": 20},
+    "phi3 longrope": PHI3
+    | {"rope_scaling": LONGROPE, "partial_rotary_factor": 0.7, "original_max_position_embeddings": 64},
+    "gemma3": GEMMA3 | {"final_logit_softcapping": 3.0},
+    "gemma3 plain": GEMMA3 | {"rope_scaling": None, "attention_bias": True, "tie_word_embeddings": False},
 }
 
 
@@ -72,7 +91,7 @@ def test_half_precision_and_tiers(tmp_path: Path, dtype: Any, kind: Any, tier: A
     np.testing.assert_array_equal(read, decode(artifact.matrix("blocks.1.down"), tier).astype(kind))
 
 
-@pytest.mark.parametrize("name", ["llama biased", "llama3", "mistral", "qwen2", "qwen3"])
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name != "llama" and "windows" not in name])
 def test_transformers_computes_what_the_engine_serves(tmp_path: Path, name: str) -> None:
     """On unquantized weights, so that nothing but the order of additions may differ."""
     torch = pytest.importorskip("torch")
@@ -85,6 +104,18 @@ def test_transformers_computes_what_the_engine_serves(tmp_path: Path, name: str)
         theirs = model(torch.tensor([tokens])).logits[0].numpy()
     ours = np.concatenate(list(Engine(artifact, threads=1).logits(tokens)))
     np.testing.assert_allclose(ours, theirs, atol=2e-5, rtol=1e-4)
+
+
+def test_an_embedding_scaled_in_another_dtype_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """transformers rounds the scale of a Gemma's embedding to the dtype that it loads."""
+    write_checkpoint(tmp_path / "model", GEMMA3, dtype=ml_dtypes.bfloat16)
+    artifact = quantize_checkpoint(tmp_path / "model", tmp_path / "artifact", preset("int8"))
+    export_safetensors(artifact.path, tmp_path / "same")
+    assert capsys.readouterr().err == ""
+    export_safetensors(artifact.path, tmp_path / "other", dtype="fp32")
+    assert "scaled by 6.9375, and by 6.9282 in a model that is loaded in fp32" in capsys.readouterr().err
 
 
 def test_a_trained_model_with_its_tokenizer(stories260k: Path, tmp_path: Path) -> None:
@@ -108,6 +139,21 @@ def test_the_header_is_plain_safetensors(tmp_path: Path) -> None:
             "penjing.files": '["config.json"]',
         }
         assert len(list(file.keys())) == len(expected_tensors(artifact.config))
+
+
+def test_fused_tensors_are_fused_again(tmp_path: Path) -> None:
+    tensors = random_tensors(PHI3)
+    artifact = make(tmp_path, PHI3, "keep")
+    with safe_open(
+        export_safetensors(artifact.path, tmp_path / "out", dtype="fp32") / WEIGHTS_FILE, "numpy"
+    ) as file:
+        assert set(file.keys()) == set(tensors)
+        for name, tensor in tensors.items():
+            np.testing.assert_array_equal(file.get_tensor(name), tensor)
+
+
+def test_the_header_says_the_dtype(tmp_path: Path) -> None:
+    out = export_safetensors(make(tmp_path, LLAMA).path, tmp_path / "out", dtype="fp16")
     assert json.loads((out / "config.json").read_text())["dtype"] == "float16"
 
 
@@ -189,6 +235,11 @@ def test_a_missing_tier_and_unequal_blocks_are_refused(tmp_path: Path) -> None:
     first, second = artifact.config.blocks
     narrow = second.model_copy(update={"intermediate_size": 64})
     pruned = artifact.config.model_copy(update={"blocks": (first, narrow)})
+    with pytest.raises(UnsupportedConfigError, match="differ in width"):
+        rebuild_config(pruned, "float32", tmp_path)
+    experts = make(tmp_path / "experts", QWEN3_MOE, "int8").config
+    fewer = experts.blocks[0].model_copy(update={"num_experts": 4})
+    pruned = experts.model_copy(update={"blocks": (fewer, *experts.blocks[1:])})
     with pytest.raises(UnsupportedConfigError, match="differ in width"):
         rebuild_config(pruned, "float32", tmp_path)
 

@@ -54,6 +54,30 @@ def test_a_tied_head_is_read_and_counted_once() -> None:
     assert cost.decode_read_bytes == cost.weight_bytes
 
 
+def test_experts_are_stored_all_and_used_few() -> None:
+    expert, router = 3 * 24 * 64, 8 * 64
+    numbers = {"feed_forward": "experts", "intermediate_size": 24, "num_experts": 8, "experts_per_token": 2}
+    config = small_config(blocks=(BLOCK.model_copy(update=numbers),), tied_head=True)
+    cost = model_cost(config, bytes_in_dtype(config, 2), context_tokens=0, prefill_tokens=5)
+    attention = 2 * 64 * 64 + 2 * 32 * 64
+    block = attention + router + 8 * expert + 2 * 64
+    assert cost.parameters == 100 * 64 + block + 64
+    assert cost.active_parameters == cost.parameters - 6 * expert
+    assert (cost.blocks[0].parameters, cost.blocks[0].active_parameters) == (block, block - 6 * expert)
+    assert cost.decode_flops == 2 * (attention + router + 2 * expert + 100 * 64)
+    assert cost.weight_bytes == 2 * cost.parameters
+    assert cost.decode_read_bytes == 2 * cost.active_parameters
+    assert cost.activation_bytes_per_token == 4 * (2 * 64 + 8 + 2 * (2 * 24 + 2 * 64))
+
+
+def test_bytes_of_a_router_follow_the_checkpoint() -> None:
+    numbers = {"feed_forward": "experts", "num_experts": 8, "experts_per_token": 2}
+    config = small_config(blocks=(BLOCK.model_copy(update=numbers),))
+    int4, name = WeightFormat(name="int4"), "blocks.0.router"
+    assert bytes_in_formats(config, int4, int4)[name] == 16 * 64 * 4
+    assert bytes_in_formats(config, int4, int4, own={name: "bf16"})[name] == 16 * 64 * 2
+
+
 def test_sliding_window_caps_attention() -> None:
     window = BLOCK.model_copy(update={"sliding_window": 4})
     config = small_config(blocks=(window,))

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import ml_dtypes
 import pytest
-from checkpoints import random_tensors, write_checkpoint
+from checkpoints import GEMMA3, PHI3, QWEN3_MOE, random_tensors, write_checkpoint
 
 from penjing.artifact import Artifact
 from penjing.errors import ArtifactError
 from penjing.formats import Encoded
 from penjing.models import Checkpoint
+from penjing.optimize.candidates import candidates
 from penjing.optimize.roundtrip import check_round_trip
 from penjing.quantize import quantize_checkpoint
 from penjing.spec import preset
@@ -31,6 +34,19 @@ def test_every_format_passes(checkpoint: Path, tmp_path: Path, name: str, group_
         lambda _, done, total: steps.append(total - done),
     )
     assert steps[-1] == 0
+
+
+@pytest.mark.parametrize("config", [GEMMA3, PHI3, QWEN3_MOE], ids=lambda config: config["model_type"])
+@pytest.mark.parametrize("name", ["int4", "layered"])
+def test_every_family_passes_with_the_size_that_was_predicted(
+    tmp_path: Path, config: dict[str, Any], name: str
+) -> None:
+    model = Checkpoint.open(write_checkpoint(tmp_path / "model", config, dtype=ml_dtypes.bfloat16))
+    recipe = preset(name)  # type: ignore[arg-type]
+    artifact = quantize_checkpoint(model, tmp_path / "artifact", recipe)
+    check_round_trip(artifact, model, recipe.steps[0])
+    (candidate,) = candidates(model.config, {name: recipe}, model.formats)
+    assert candidate.tensor_bytes == artifact.tensor_bytes
 
 
 def test_weights_of_another_model_fail(checkpoint: Path, int8: Artifact, tmp_path: Path) -> None:

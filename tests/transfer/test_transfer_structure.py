@@ -64,3 +64,11 @@ def test_too_little_is_said_with_what_it_takes() -> None:
         transfer_structure(SOURCE, 1000)
     needed = int(str(refused.value).split("at least ")[1].split(";")[0].replace(",", ""))
     assert count_parameters(transfer_structure(SOURCE, needed)) == needed
+
+
+def test_experts_stay_as_many() -> None:
+    numbers = {"feed_forward": "experts", "num_experts": 8, "experts_per_token": 2, "intermediate_size": 176}
+    source = SOURCE.model_copy(update={"blocks": (SOURCE.blocks[0].model_copy(update=numbers),) * 12})
+    target = transfer_structure(source, count_parameters(source) // 4)
+    assert {(block.num_experts, block.experts_per_token) for block in target.blocks} == {(8, 2)}
+    assert target.blocks[0].intermediate_size < 176

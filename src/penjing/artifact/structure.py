@@ -24,6 +24,11 @@ def check_structure(directory: Path, manifest: Manifest) -> None:
     Raises MissingTensorError for a tensor too few or too many, TensorShapeError for a shape or size that the
     configuration contradicts, ManifestError for bytes in impossible places.
     """
+    experts = sum(block.num_experts for block in manifest.config.blocks)
+    if experts > len(manifest.tensors):  # or a wrong number would be counted out first
+        raise MissingTensorError(
+            f"{directory}: lacks most of its {experts} experts; write the artifact again"
+        )
     expected = expected_tensors(manifest.config)
     missing = [name for name in expected if name not in manifest.tensors]
     extra = [name for name in manifest.tensors if name not in expected]

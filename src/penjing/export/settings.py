@@ -120,6 +120,7 @@ def phi3_keys(config: ModelConfig) -> dict[str, Any]:
         "rope_parameters": table,
         "rope_theta": rope.theta,
         "partial_rotary_factor": rope.partial_rotary_factor,
+        "pad_token_id": None,  # or transformers takes 32000, whatever the vocabulary
     }
     if rope.short_factors is None:
         return keys

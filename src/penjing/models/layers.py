@@ -8,7 +8,7 @@ from typing import Literal
 from penjing.models.settings import Settings
 
 MAX_POSITIONS = 2**24  # far beyond any model published: more is a mistake, or an attempt to use up the memory
-MAX_EXPERTS = 2**14
+MAX_EXPERTS = 2**17  # of all layers together
 LAYER_TYPES = {"full_attention", "sliding_attention"}
 
 
@@ -88,7 +88,9 @@ def sparse_layers(settings: Settings, num_layers: int) -> list[FeedForward]:
         raise settings.unsupported("mlp_only_layers", dense, "a list of layer numbers")
     step = settings.integer("decoder_sparse_step")
     sparse = [(index + 1) % step == 0 and index not in dense for index in range(num_layers)]
-    number = settings.integer("num_experts", settings.data.get("num_local_experts"), most=MAX_EXPERTS)
+    number = settings.integer(
+        "num_experts", settings.data.get("num_local_experts"), most=MAX_EXPERTS // num_layers
+    )
     experts = FeedForward(
         "experts",
         settings.integer("moe_intermediate_size"),
