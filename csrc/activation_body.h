@@ -6,9 +6,10 @@
 
 namespace penjing {
 
+// One token's group, [n] of group_size floats. Its codes go to `codes`, four at a time, `stride` bytes apart.
 template <class Isa>
-static void quantize_group(const float* x, int64_t n, int64_t group_size, int8_t* codes, float* scale,
-                           int32_t* sum) {
+static void quantize_group(const float* x, int64_t n, int64_t group_size, int8_t* codes, int64_t stride,
+                           float* scale, int32_t* sum) {
   using V = Vec<Isa>;
   // Magnitudes compare as integers, where NaN is above infinity: nothing that is not finite gets lost.
   auto largest_bits = V::set1(int32_t{0});
@@ -19,7 +20,7 @@ static void quantize_group(const float* x, int64_t n, int64_t group_size, int8_t
   __builtin_memcpy(&magnitude, &magnitude_bits, 4);
   const bool is_finite = magnitude_bits < 0x7f800000;
   if (!is_finite || magnitude < 1e-30f) {
-    for (int64_t k = 0; k < group_size; ++k) codes[k] = 0;
+    for (int64_t k = 0; k < group_size; k += 4) __builtin_memset(codes + k / 4 * stride, 0, 4);
     *scale = is_finite ? 0.0f : __builtin_nanf("");
     *sum = 0;
     return;
@@ -29,7 +30,10 @@ static void quantize_group(const float* x, int64_t n, int64_t group_size, int8_t
   for (int64_t k = 0; k < group_size; k += kLanes) {
     auto code = V::to_ints(V::mul(load_up_to<Isa>(x + k, n - k), inverse));
     code = V::max(V::set1(int32_t{-127}), V::min(V::set1(int32_t{127}), code));
-    V::store(codes + k, code);
+    int8_t lanes[kLanes];
+    V::store(lanes, code);
+    for (int64_t quad = 0; quad < kLanes / 4; ++quad)
+      __builtin_memcpy(codes + (k / 4 + quad) * stride, lanes + 4 * quad, 4);
     total = V::add(total, code);
   }
   *scale = magnitude / 127.0f;
@@ -37,15 +41,19 @@ static void quantize_group(const float* x, int64_t n, int64_t group_size, int8_t
 }
 
 template <class Isa>
-static void quantize_rows(const float* x, int64_t tokens, int64_t columns, int64_t group_size, int8_t* codes,
-                          float* scales, int32_t* sums) {
-  const int64_t groups = (columns + group_size - 1) / group_size;
-  for (int64_t token = 0; token < tokens; ++token) {
-    for (int64_t group = 0; group < groups; ++group) {
-      const int64_t first = group * group_size, left = columns - first, index = token * groups + group;
-      quantize_group<Isa>(x + token * columns + first, left < group_size ? left : group_size, group_size,
-                          codes + index * group_size, scales + index, sums + index);
-    }
+static void quantize_rows(const float* x, int64_t tokens, int64_t columns, int64_t group_size,
+                          int64_t first_group, int64_t last_group, int8_t* codes, float* scales, int32_t* sums) {
+  const int64_t groups = (columns + group_size - 1) / group_size, padded = groups * group_size;
+  for (int64_t block = 0; block < num_blocks(tokens); ++block) {
+    const int64_t begin = block_begin(tokens, block), width = block_begin(tokens, block + 1) - begin;
+    for (int64_t token = 0; token < width; ++token)
+      for (int64_t group = first_group; group < last_group; ++group) {
+        const int64_t first = group * group_size, left = columns - first;
+        const int64_t index = begin * groups + group * width + token;
+        quantize_group<Isa>(x + (begin + token) * columns + first, left < group_size ? left : group_size,
+                            group_size, codes + begin * padded + first * width + 4 * token, 4 * width, scales + index,
+                            sums + index);
+      }
   }
 }
 

@@ -1,5 +1,6 @@
 // The activations that enter one or more matrices, in every form those matrices read.
 #pragma once
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <initializer_list>
@@ -61,23 +62,29 @@ class Activations {
   int64_t columns() const { return columns_; }
   bool has_quantized() const { return quantized_[0].wanted || quantized_[1].wanted || quantized_[2].wanted; }
 
-  // Quantize rows [first, last), once per distinct group size; nothing to do for float matrices.
-  void quantize(const Kernels& kernels, int64_t first, int64_t last) {
+  // Columns that are quantized as one piece of work: a whole number of groups, whatever their size.
+  static constexpr int64_t kPieceColumns = 128;
+  int64_t pieces() const { return (columns_ + kPieceColumns - 1) / kPieceColumns; }
+
+  // Quantize pieces [first, last) of rows [begin, end), once per distinct group size; nothing to do for float
+  // matrices. A kernel reads these rows together, and no others with them.
+  void quantize(const Kernels& kernels, int64_t begin, int64_t end, int64_t first, int64_t last) {
     for (int index = 0; index < kSizes; ++index) {
       Quantized& to = quantized_[index];
       if (!to.wanted) continue;
-      const int64_t group_size = kSmallest << index;
-      kernels.quantize_rows(row(first), last - first, columns_, group_size,
-                            to.codes.data() + first * to.groups * group_size,
-                            to.scales.data() + first * to.groups, to.sums.data() + first * to.groups);
+      const int64_t group_size = kSmallest << index, per_piece = kPieceColumns / group_size;
+      kernels.quantize_rows(row(begin), end - begin, columns_, group_size, first * per_piece,
+                            std::min(last * per_piece, to.groups),
+                            to.codes.data() + begin * to.groups * group_size,
+                            to.scales.data() + begin * to.groups, to.sums.data() + begin * to.groups);
     }
   }
 
-  // The quantized rows from `token` on, as a matrix with this group size reads them.
-  QuantizedRows quantized(int64_t group_size, int64_t token) const {
+  // The quantized rows from `begin` on, as a matrix with this group size reads them.
+  QuantizedRows quantized(int64_t group_size, int64_t begin) const {
     const Quantized& from = quantized_[slot(group_size)];
-    return {from.codes.data() + token * from.groups * group_size, from.scales.data() + token * from.groups,
-            from.sums.data() + token * from.groups};
+    return {from.codes.data() + begin * from.groups * group_size, from.scales.data() + begin * from.groups,
+            from.sums.data() + begin * from.groups};
   }
 
  private:

@@ -23,7 +23,8 @@ namespace {
 
 template <class T>
 using Table = nb::ndarray<T, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
-using Writable = nb::ndarray<float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+template <class T>
+using Writable = nb::ndarray<T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
 constexpr const char* kFormatNames[] = {"fp32", "fp16", "bf16", "int8", "int4", "layered"};
 constexpr int64_t kFormatBits[] = {32, 16, 16, 8, 4, 4};  // of a weight in `codes`
@@ -116,20 +117,17 @@ void linear_float(const BoundMatrix& matrix, Table<const float> x, const std::st
   });
 }
 
-void linear_int(const BoundMatrix& matrix, const std::string& tier_name, Table<const int8_t> codes,
-                Table<const float> scales, Table<const int32_t> sums, const std::string& isa, int threads,
-                Table<float> out) {
+void linear_int(const BoundMatrix& matrix, const std::string& tier_name, int64_t tokens,
+                const Flat<int8_t>& codes, const Flat<float>& scales, const Flat<int32_t>& sums,
+                const std::string& isa, int threads, Table<float> out) {
   const Matrix& w = matrix.view;
   const Kernels& kernels = parse_isa(isa);
   const Tier tier = parse_tier(tier_name);
-  const auto tokens = static_cast<int64_t>(codes.shape(0));
   expect(w.group_size != 0, "a float matrix takes float32 rows");
-  expect_size("a row of codes", codes.shape(1), w.padded_columns());
-  expect_size("a row of scales", scales.shape(1), w.groups());
-  expect_size("a row of sums", sums.shape(1), w.groups());
+  expect_size("codes", codes.size(), tokens * w.padded_columns());
+  expect_size("scales", scales.size(), tokens * w.groups());
+  expect_size("sums", sums.size(), tokens * w.groups());
   expect_size("a row of out", out.shape(1), w.rows);
-  expect_size("scales", scales.shape(0), tokens);
-  expect_size("sums", sums.shape(0), tokens);
   expect_size("out", out.shape(0), tokens);
   nb::gil_scoped_release released;
   const QuantizedRows rows{codes.data(), scales.data(), sums.data()};
@@ -138,8 +136,8 @@ void linear_int(const BoundMatrix& matrix, const std::string& tier_name, Table<c
   });
 }
 
-void quantize_rows(Table<const float> x, int64_t group_size, const std::string& isa, Table<int8_t> codes,
-                   Table<float> scales, Table<int32_t> sums) {
+void quantize_rows(Table<const float> x, int64_t group_size, const std::string& isa, Writable<int8_t> codes,
+                   Writable<float> scales, Writable<int32_t> sums) {
   const Kernels& kernels = parse_isa(isa);
   expect(group_size == 32 || group_size == 64 || group_size == 128, "group_size must be 32, 64 or 128");
   const auto tokens = static_cast<int64_t>(x.shape(0)), columns = static_cast<int64_t>(x.shape(1));
@@ -148,11 +146,12 @@ void quantize_rows(Table<const float> x, int64_t group_size, const std::string& 
   expect_size("scales", scales.size(), tokens * groups);
   expect_size("sums", sums.size(), tokens * groups);
   nb::gil_scoped_release released;
-  kernels.quantize_rows(x.data(), tokens, columns, group_size, codes.data(), scales.data(), sums.data());
+  kernels.quantize_rows(x.data(), tokens, columns, group_size, 0, groups, codes.data(), scales.data(),
+                        sums.data());
 }
 
 void dequantize_row(const BoundMatrix& matrix, int64_t row, const std::string& tier_name,
-                    const std::string& isa, Writable out) {
+                    const std::string& isa, Writable<float> out) {
   const Kernels& kernels = parse_isa(isa);
   const Tier tier = parse_tier(tier_name);
   expect(row >= 0 && row < matrix.view.rows, "row " + std::to_string(row) + " is outside the matrix");
@@ -187,8 +186,8 @@ NB_MODULE(_core, module) {
   module.def("available_kernels", &kernel_names);
   module.def("linear_float", &linear_float, "matrix"_a, "x"_a.noconvert(), "isa"_a, "threads"_a,
              "out"_a.noconvert());
-  module.def("linear_int", &linear_int, "matrix"_a, "tier"_a, "codes"_a.noconvert(), "scales"_a.noconvert(),
-             "sums"_a.noconvert(), "isa"_a, "threads"_a, "out"_a.noconvert());
+  module.def("linear_int", &linear_int, "matrix"_a, "tier"_a, "tokens"_a, "codes"_a.noconvert(),
+             "scales"_a.noconvert(), "sums"_a.noconvert(), "isa"_a, "threads"_a, "out"_a.noconvert());
   module.def("quantize_rows", &quantize_rows, "x"_a.noconvert(), "group_size"_a, "isa"_a, "codes"_a.noconvert(),
              "scales"_a.noconvert(), "sums"_a.noconvert());
   module.def("dequantize_row", &dequantize_row, "matrix"_a, "row"_a, "tier"_a, "isa"_a, "out"_a.noconvert());

@@ -46,11 +46,13 @@ PENJING_INLINE void load_operands(const uint8_t* base, const uint8_t* residual, 
 }
 
 // acc[tile][token] += unsigned codes . activations over columns [first, last), with a dot product of bytes.
+// x: the block's codes from its first token in question on; `width` tokens of it lie side by side.
 template <class Isa, Packing kPacking, int kTiles, int kTokens>
-PENJING_INLINE void dot_group_wide(const TileCodes& w, const int8_t* x, int64_t x_stride, int64_t first,
+PENJING_INLINE void dot_group_wide(const TileCodes& w, const int8_t* x, int64_t width, int64_t first,
                                    int64_t last, typename Vec<Isa>::Ints (&acc)[kTiles][kTokens]) {
   using V = Vec<Isa>;
   for (int64_t k = first; k < last; k += 8) {
+    const int8_t *even = x + k * width, *odd = even + 4 * width;
     typename V::Codes left[kTiles], right[kTiles];
 #pragma GCC unroll 8
     for (int tile = 0; tile < kTiles; ++tile)
@@ -58,14 +60,14 @@ PENJING_INLINE void dot_group_wide(const TileCodes& w, const int8_t* x, int64_t 
                                  right[tile]);
 #pragma GCC unroll 16
     for (int token = 0; token < kTokens; ++token) {
-      const auto quad = V::load_quad(x + token * x_stride + k);
+      const auto quad = V::load_quad(even + 4 * token);
 #pragma GCC unroll 8
       for (int tile = 0; tile < kTiles; ++tile)
         acc[tile][token] = V::dot(acc[tile][token], left[tile], quad);
     }
 #pragma GCC unroll 16
     for (int token = 0; token < kTokens; ++token) {
-      const auto quad = V::load_quad(x + token * x_stride + k + 4);
+      const auto quad = V::load_quad(odd + 4 * token);
 #pragma GCC unroll 8
       for (int tile = 0; tile < kTiles; ++tile)
         acc[tile][token] = V::dot(acc[tile][token], right[tile], quad);
@@ -76,7 +78,7 @@ PENJING_INLINE void dot_group_wide(const TileCodes& w, const int8_t* x, int64_t 
 // The same in nibbles: codes of more than four bits are a high and a low nibble, whose dot products are added.
 // Sixteen-bit sums last for 32 columns, and groups are multiples of 32.
 template <class Isa, Packing kPacking, int kTokens>
-PENJING_INLINE void dot_group_nibbles(const TileCodes& w, const int8_t* x, int64_t x_stride, int64_t first,
+PENJING_INLINE void dot_group_nibbles(const TileCodes& w, const int8_t* x, int64_t width, int64_t first,
                                       int64_t last, typename Vec<Isa>::Ints (&acc)[1][kTokens]) {
   using V = Vec<Isa>;
   constexpr int kHighShift = kPacking == Packing::bytes ? 4 : 3;
@@ -101,7 +103,7 @@ PENJING_INLINE void dot_group_nibbles(const TileCodes& w, const int8_t* x, int64
       }
 #pragma GCC unroll 16
       for (int token = 0; token < kTokens; ++token) {
-        const auto quad = V::load_quad(x + token * x_stride + k);
+        const auto quad = V::load_quad(x + k * width + 4 * token);
         low[token] = V::dot_pairs(low[token], low_codes, quad);
         if constexpr (kPacking != Packing::nibbles) high[token] = V::dot_pairs(high[token], high_codes, quad);
       }

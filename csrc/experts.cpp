@@ -59,6 +59,9 @@ void Routing::arrange(const Segments& rows) {
       if (mine.empty() || mine.back().tier != segment.tier) mine.push_back({segment.tier, place, place});
       mine.back().end = place + 1;
     }
+  runs_.clear();
+  for (const int64_t expert : used_)
+    runs_.insert(runs_.end(), places_of_expert_[expert].begin(), places_of_expert_[expert].end());
 }
 
 }  // namespace penjing

@@ -37,6 +37,8 @@ class Routing {
   // Experts that have any rows, ascending, and an expert's places.
   const std::vector<int64_t>& used() const { return used_; }
   const Segments& places_of(int64_t expert) const { return places_of_expert_[expert]; }
+  // The places of all experts, one after another.
+  const Segments& runs() const { return runs_; }
 
   // Of a row: where its outputs stand and what they weigh, in the ascending order of its experts.
   const int64_t* places_of_row(int64_t row) const { return places_.data() + row * experts_per_row_; }
@@ -48,6 +50,7 @@ class Routing {
   Buffer<int64_t> chosen_, places_, row_of_place_;
   std::vector<int64_t> used_;
   std::vector<Segments> places_of_expert_;
+  Segments runs_;
 };
 
 }  // namespace penjing

@@ -10,6 +10,7 @@
 namespace penjing {
 
 constexpr int64_t kRowsPerTile = 16;    // output rows whose weights share a 64-byte line
+constexpr int64_t kBlockTokens = 16;    // most tokens whose activations share a line
 constexpr int64_t kPageTokens = 32;     // tokens a KV page
 constexpr int64_t kSpanTokens = 256;    // attention is computed in spans of this many absolute positions
 
@@ -34,11 +35,21 @@ struct Matrix {
   }
 };
 
-// Rows of activations as the integer kernels read them, row-major over tokens.
+// Rows of activations are cut into the fewest blocks of at most kBlockTokens, as equal as they can be.
+[[gnu::always_inline]] inline int64_t num_blocks(int64_t tokens) {
+  return (tokens + kBlockTokens - 1) / kBlockTokens;
+}
+// The first token of a block; of block num_blocks(tokens), the end.
+[[gnu::always_inline]] inline int64_t block_begin(int64_t tokens, int64_t block) {
+  return tokens == 0 ? 0 : tokens * block / num_blocks(tokens);
+}
+
+// Rows of activations as the integer kernels read them. Within a block, four columns of all its tokens lie side
+// by side: a tile that runs them together reads one line after another, whatever the row's length.
 struct QuantizedRows {
-  const int8_t* codes;    // [tokens][padded columns], zero in the padding
-  const float* scales;    // [tokens][groups]
-  const int32_t* sums;    // [tokens][groups], the sum of the group's codes
+  const int8_t* codes;   // of each block: [padded columns / 4][tokens of the block][4], zero in the padding
+  const float* scales;   // of each block: [groups][tokens of the block]
+  const int32_t* sums;   // of each block: [groups][tokens of the block], the sum of the group's codes
 };
 
 // Where one block keeps keys or values. A page holds, for one block: kv_heads x kPageTokens x head_dim
@@ -55,12 +66,13 @@ struct KvPlane {
 struct Kernels {
   const char* name;
 
-  // x[tokens][columns] (row stride = columns) -> int8 per token and group:
+  // x[tokens][columns] -> int8 per token and group, for groups [first_group, last_group),
+  // in the order of QuantizedRows:
   //   scale = max|x| / 127; code = clamp(round_half_even(x * (127 / max|x|)), -127, 127);
   //   a group whose max|x| is below 1e-30 has scale 0 and codes 0;
   //   a group with NaN or Inf in it has scale NaN and codes 0, so that what depends on it becomes NaN.
   void (*quantize_rows)(const float* x, int64_t tokens, int64_t columns, int64_t group_size,
-                        int8_t* codes, float* scales, int32_t* sums);
+                        int64_t first_group, int64_t last_group, int8_t* codes, float* scales, int32_t* sums);
 
   // out[t][row] for rows of tiles [first_tile, last_tile), integer formats. Per element, groups ascending:
   //   acc = sum over the group of (unsigned code - offset) * activation code      (int32, exact)

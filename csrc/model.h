@@ -147,7 +147,7 @@ class Model {
   void project_gated(Portion& portion, const Block& block);
   void gate(Portion& portion, const FeedForward& weights, const Activations& input, const Segments& segments,
             int64_t first, int64_t last);
-  void quantize(Portion& portion, int64_t rows, Activations& activations);
+  void quantize(const Portion& portion, const Segments& segments, Activations& activations);
   void add_projection(Portion& portion, const Projection& projection, const Activations& input,
                       const TierVector& norm);
   void add_normed(const Portion& portion, int64_t row, float* output, const TierVector& norm);

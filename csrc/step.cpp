@@ -122,7 +122,7 @@ void Model::enter(size_t index, Portion& portion) {
 void Model::finish_attention(size_t index, Portion& portion) {
   const Block& block = blocks_[index];
   attend(portion, index);
-  quantize(portion, portion.count, portion.attended);
+  quantize(portion, portion.segments, portion.attended);
   add_projection(portion, block.output, portion.attended, block.post_attention_norm);
 }
 
@@ -138,7 +138,7 @@ void Model::feed_forward(const Block& block, Portion& portion) {
   const FeedForward& weights = block.feed_forwards.front();
   normalize(portion, block.feed_forward_norm, {&weights.gate.matrix, &weights.up.matrix});
   project_gated(portion, block);
-  quantize(portion, portion.count, portion.gated);
+  quantize(portion, portion.segments, portion.gated);
   add_projection(portion, weights.down, portion.gated, block.post_feed_forward_norm);
 }
 
@@ -167,11 +167,7 @@ void Model::multiply(const Projection& projection, const Activations& input, con
       kernels_.linear_int(matrix, tier, input.quantized(matrix.group_size, begin), end - begin, first, last,
                           out + begin * stride, stride);
   };
-  // Only a layered matrix knows tiers: any other is read once for all rows.
-  if (matrix.format == Format::layered)
-    for (const Segment& segment : segments) run(segment.tier, segment.begin, segment.end);
-  else
-    run(Tier::best, segments.front().begin, segments.back().end);
+  for (const Segment& segment : segments) run(segment.tier, segment.begin, segment.end);
   if (projection.bias.values == nullptr) return;
   const int64_t from = first * kRowsPerTile, to = std::min(last * kRowsPerTile, matrix.rows);
   for (const Segment& segment : segments) {
@@ -203,14 +199,19 @@ void Model::normalize(Portion& portion, const TierVector& weight,
     for (int64_t row = first; row < last; ++row)
       kernels_.rms_norm(hidden_row(portion.first + row), weight.at(rows_[portion.first + row].sequence->tier),
                         shape_.norm_eps, hidden, portion.normed.row(row));
-    portion.normed.quantize(kernels_, first, last);
   });
+  quantize(portion, portion.segments, portion.normed);
 }
 
-void Model::quantize(Portion& portion, int64_t rows, Activations& activations) {
+// Shared out by columns: a block of rows has its codes side by side, and threads that write one line wait for
+// each other.
+void Model::quantize(const Portion& portion, const Segments& segments, Activations& activations) {
   if (!activations.has_quantized()) return;
-  share(portion, rows, 8 * activations.columns(), 1,
-        [&](int64_t first, int64_t last, int) { activations.quantize(kernels_, first, last); });
+  const int64_t work = 8 * Activations::kPieceColumns * segments.back().end;
+  share(portion, activations.pieces(), work, 1, [&](int64_t first, int64_t last, int) {
+    for (const Segment& segment : segments)
+      activations.quantize(kernels_, segment.begin, segment.end, first, last);
+  });
 }
 
 void Model::project_heads(Portion& portion, const Block& block) {
@@ -383,8 +384,8 @@ void Model::gather(Portion& portion, const Block& block) {
   share(portion, places, 8 * hidden, 1, [&](int64_t first, int64_t last, int) {
     for (int64_t place = first; place < last; ++place)
       std::copy_n(portion.normed.row(routing.row_at(place)), hidden, portion.gathered.row(place));
-    portion.gathered.quantize(kernels_, first, last);
   });
+  quantize(portion, routing.runs(), portion.gathered);
 }
 
 // Every expert that has rows, on all of them: its matrices are read once.
@@ -399,7 +400,7 @@ void Model::project_experts(Portion& portion, const Block& block) {
                   gate(portion, block.feed_forwards[expert], portion.gathered, routing.places_of(expert),
                        first, last);
                 });
-  quantize(portion, places, portion.gated);
+  quantize(portion, routing.runs(), portion.gated);
   float* outputs = portion.expert_outputs.reserve(places * hidden);
   const int64_t tiles = block.feed_forwards.front().down.matrix.row_tiles();
   share_experts(portion, tiles, kRowsPerTile * block.intermediate_size * rows,
@@ -471,8 +472,8 @@ void Model::project_logits(float* logits) {
       kernels_.rms_norm(hidden_row(from), ends_.final_norm.at(row.sequence->tier), shape_.norm_eps, hidden,
                         normed.row(i));
     }
-    normed.quantize(kernels_, first, last);
   });
+  quantize(whole_, wanted_segments_, normed);
   const Projection head{ends_.head, {}};
   share(whole_, ends_.head.row_tiles(), kRowsPerTile * hidden * wanted, kTilesTogether,
         [&](int64_t first, int64_t last, int) {

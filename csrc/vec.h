@@ -26,6 +26,7 @@
 #include <cstdint>
 
 #define PENJING_INLINE [[gnu::always_inline]] static inline
+#define PENJING_METHOD [[gnu::always_inline]] inline
 
 namespace penjing {
 

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from penjing.kernels import _core
 from penjing.kernels._core import Matrix
-from penjing.kernels.reference import QuantizedRows
+from penjing.kernels.reference import PackedRows
 from penjing.spec import Tier
 
 __all__ = [
     "Matrix",
-    "QuantizedRows",
+    "PackedRows",
     "available_isas",
     "crc32c",
     "default_isa",
@@ -54,18 +54,16 @@ def default_isa() -> str:
     return available[0]
 
 
-def quantize_rows(x: NDArray[Any], group_size: int, isa: str | None = None) -> QuantizedRows:
+def quantize_rows(x: NDArray[Any], group_size: int, isa: str | None = None) -> PackedRows:
     """Activations [tokens, columns] to int8 per token and group of 32, 64 or 128 columns."""
     rows = np.ascontiguousarray(x, np.float32)
     tokens, columns = rows.shape
     groups = -(-columns // group_size)
-    result = QuantizedRows(
-        np.empty((tokens, groups * group_size), np.int8),
-        np.empty((tokens, groups), np.float32),
-        np.empty((tokens, groups), np.int32),
-    )
-    _core.quantize_rows(rows, group_size, isa or default_isa(), *result)
-    return result
+    codes = np.empty(tokens * groups * group_size, np.int8)
+    scales = np.empty(tokens * groups, np.float32)
+    sums = np.empty(tokens * groups, np.int32)
+    _core.quantize_rows(rows, group_size, isa or default_isa(), codes, scales, sums)
+    return PackedRows(tokens, codes, scales, sums)
 
 
 def linear(
@@ -86,10 +84,10 @@ def linear(
 
 
 def linear_quantized(
-    matrix: Matrix, rows: QuantizedRows, tier: Tier = "best", isa: str | None = None, threads: int = 1
+    matrix: Matrix, rows: PackedRows, tier: Tier = "best", isa: str | None = None, threads: int = 1
 ) -> NDArray[np.float32]:
     """The product of an integer matrix and rows that are quantized already: float32 [tokens, rows]."""
-    out = np.empty((rows.codes.shape[0], matrix.rows), np.float32)
+    out = np.empty((rows.tokens, matrix.rows), np.float32)
     _core.linear_int(matrix, tier, *rows, isa or default_isa(), threads, out)
     return out
 

@@ -33,6 +33,7 @@ def linear_float(
 def linear_int(
     matrix: Matrix,
     tier: str,
+    tokens: int,
     codes: NDArray[np.int8],
     scales: NDArray[np.float32],
     sums: NDArray[np.int32],

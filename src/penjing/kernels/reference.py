@@ -7,6 +7,7 @@ that a kernel can be asked for the same bits. Nothing here is shared with penjin
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import ml_dtypes
@@ -16,18 +17,32 @@ from numpy.typing import NDArray
 from penjing.spec import Tier
 
 TILE_ROWS = 16
+BLOCK_TOKENS = 16
 SMALLEST_MAGNITUDE = np.float32(1e-30)  # groups below have scale 0
 ELEMENTS: dict[str, Any] = {"fp32": np.float32, "fp16": np.float16, "bf16": ml_dtypes.bfloat16}
 OFFSETS = {"int8": 128, "int4": 8, "layered": 8}  # the unsigned code of zero
 
 
 class QuantizedRows(NamedTuple):
-    """Activations as integer kernels read them.
+    """Activations as the formulas have them.
 
     codes: int8 [tokens, padded columns], zero in the padding. scales: float32 [tokens, groups].
     sums: int32 [tokens, groups], the sum of each group's codes.
     """
 
+    codes: NDArray[np.int8]
+    scales: NDArray[np.float32]
+    sums: NDArray[np.int32]
+
+
+class PackedRows(NamedTuple):
+    """The same as the kernels read them: block after block, the fewest of at most 16 tokens, nearly equal.
+
+    codes: of each block int8 [padded columns / 4, tokens of the block, 4]. scales, sums: of each block
+    [groups, tokens of the block]. All are flat.
+    """
+
+    tokens: int
     codes: NDArray[np.int8]
     scales: NDArray[np.float32]
     sums: NDArray[np.int32]
@@ -124,6 +139,21 @@ def quantize_rows(x: NDArray[np.float32], group_size: int) -> QuantizedRows:
     scales = np.where(used, divisor / np.float32(127), np.where(finite, np.float32(0), np.float32(np.nan)))
     sums = codes.sum(axis=2, dtype=np.int32)
     return QuantizedRows(codes.reshape(padded.shape), scales.astype(np.float32), sums)
+
+
+def pack_rows(rows: QuantizedRows) -> PackedRows:
+    """Rows in the order of the kernels."""
+    tokens, padded = rows.codes.shape
+    blocks = -(-tokens // BLOCK_TOKENS)
+    bounds = [tokens * block // max(blocks, 1) for block in range(blocks + 1)]
+    spans = [slice(begin, end) for begin, end in pairwise(bounds)]
+    quads = rows.codes.reshape(tokens, padded // 4, 4)
+    return PackedRows(
+        tokens,
+        np.concatenate([np.empty(0, np.int8), *(quads[span].transpose(1, 0, 2).ravel() for span in spans)]),
+        np.concatenate([np.empty(0, np.float32), *(rows.scales[span].T.ravel() for span in spans)]),
+        np.concatenate([np.empty(0, np.int32), *(rows.sums[span].T.ravel() for span in spans)]),
+    )
 
 
 def fma(a: NDArray[np.float32], b: NDArray[np.float32], c: NDArray[np.float32]) -> NDArray[np.float32]:
