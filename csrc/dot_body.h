@@ -45,6 +45,23 @@ PENJING_INLINE void load_operands(const uint8_t* base, const uint8_t* residual, 
   }
 }
 
+// Four columns of all tokens, which lie side by side at x.
+template <class Isa, int kTiles, int kTokens>
+PENJING_INLINE void dot_tokens(const typename Vec<Isa>::Codes (&codes)[kTiles], const int8_t* x,
+                               typename Vec<Isa>::Ints (&acc)[kTiles][kTokens]) {
+  using V = Vec<Isa>;
+#pragma GCC unroll 16
+  for (int token = 0; token < kTokens; ++token) {
+    if constexpr (kTiles == 1) {
+      acc[0][token] = V::dot_at(acc[0][token], codes[0], x + 4 * token);
+    } else {
+      const auto quad = V::load_quad(x + 4 * token);
+#pragma GCC unroll 8
+      for (int tile = 0; tile < kTiles; ++tile) acc[tile][token] = V::dot(acc[tile][token], codes[tile], quad);
+    }
+  }
+}
+
 // acc[tile][token] += unsigned codes . activations over columns [first, last), with a dot product of bytes.
 // x: the block's codes from its first token in question on; `width` tokens of it lie side by side.
 template <class Isa, Packing kPacking, int kTiles, int kTokens>
@@ -58,20 +75,8 @@ PENJING_INLINE void dot_group_wide(const TileCodes& w, const int8_t* x, int64_t 
     for (int tile = 0; tile < kTiles; ++tile)
       load_operands<Isa, kPacking>(w.base + tile * w.stride, w.residual + tile * w.stride, k, left[tile],
                                  right[tile]);
-#pragma GCC unroll 16
-    for (int token = 0; token < kTokens; ++token) {
-      const auto quad = V::load_quad(even + 4 * token);
-#pragma GCC unroll 8
-      for (int tile = 0; tile < kTiles; ++tile)
-        acc[tile][token] = V::dot(acc[tile][token], left[tile], quad);
-    }
-#pragma GCC unroll 16
-    for (int token = 0; token < kTokens; ++token) {
-      const auto quad = V::load_quad(odd + 4 * token);
-#pragma GCC unroll 8
-      for (int tile = 0; tile < kTiles; ++tile)
-        acc[tile][token] = V::dot(acc[tile][token], right[tile], quad);
-    }
+    dot_tokens<Isa, kTiles, kTokens>(left, even, acc);
+    dot_tokens<Isa, kTiles, kTokens>(right, odd, acc);
   }
 }
 

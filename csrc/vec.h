@@ -20,7 +20,8 @@
 // and for linear_body.h alone, weight codes of sixteen rows by four columns, and four activations:
 //   Codes, Quad, load_codes, load_quad, low_nibbles, high_nibbles
 //   kWideDot: low_layers, high_layers (8u + v of two planes' nibbles) and
-//             dot(acc, codes, x): acc[row] += sum over j < 4 of codes[4 row + j] * x[j]
+//             dot(acc, codes, x): acc[row] += sum over j < 4 of codes[4 row + j] * x[j],
+//             and dot_at(acc, codes, const int8_t* x), for a quad that is used once
 //   otherwise: dot_pairs and add_pairs, the same in two steps for codes below 16
 #pragma once
 #include <cstdint>

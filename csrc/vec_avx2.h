@@ -201,6 +201,9 @@ struct Vec<Avx2Vnni> : Vec<Avx2> {
   PENJING_INLINE Ints dot(Ints acc, Codes codes, Quad x) {
     return {_mm256_dpbusd_avx_epi32(acc.low, codes.low, x), _mm256_dpbusd_avx_epi32(acc.high, codes.high, x)};
   }
+  PENJING_INLINE Ints dot_at(Ints acc, Codes codes, const int8_t* quad) {
+    return dot(acc, codes, load_quad(quad));
+  }
 };
 #endif
 

@@ -94,7 +94,17 @@ struct Vec<Avx512> : PartialAccess<Avx512> {
     __builtin_memcpy(&quad, p, 4);
     return _mm512_set1_epi32(quad);
   }
-  PENJING_INLINE Ints dot(Ints acc, Codes codes, Quad x) { return _mm512_dpbusd_epi32(acc, codes, x); }
+  // Spelled out, because compilers rename accumulators from one dot product to the next: copies and spills.
+  PENJING_INLINE Ints dot(Ints acc, Codes codes, Quad x) {
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(codes), "v"(x));
+    return acc;
+  }
+  // The broadcast within the instruction, for the same reason.
+  PENJING_INLINE Ints dot_at(Ints acc, Codes codes, const int8_t* quad) {
+    using Word [[gnu::may_alias]] = int32_t;
+    __asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(acc) : "v"(codes), "m"(*reinterpret_cast<const Word*>(quad)));
+    return acc;
+  }
 };
 
 }  // namespace penjing

@@ -200,6 +200,9 @@ struct Vec<Scalar> : PartialAccess<Scalar> {
   PENJING_INLINE Codes high_layers(Codes base, Codes residual) {
     return each([&](int i) { return 8 * (base.byte[i] >> 4) + (residual.byte[i] >> 4); });
   }
+  PENJING_INLINE Ints dot_at(Ints acc, Codes codes, const int8_t* quad) {
+    return dot(acc, codes, load_quad(quad));
+  }
   PENJING_INLINE Ints dot(Ints acc, Codes codes, Quad x) {
     return ints([&](int64_t i) {
       int32_t total = acc.lane[i];
