@@ -63,21 +63,36 @@ PENJING_INLINE void dot_tokens(const typename Vec<Isa>::Codes (&codes)[kTiles], 
 }
 
 // acc[tile][token] += unsigned codes . activations over columns [first, last), with a dot product of bytes.
-// x: the block's codes from its first token in question on; `width` tokens of it lie side by side.
+// x: the block's codes from its first token in question on; `width` tokens of it lie side by side. A small
+// patch would wait for each dot product before the next: it sums every second one apart.
 template <class Isa, Packing kPacking, int kTiles, int kTokens>
 PENJING_INLINE void dot_group_wide(const TileCodes& w, const int8_t* x, int64_t width, int64_t first,
                                    int64_t last, typename Vec<Isa>::Ints (&acc)[kTiles][kTokens]) {
   using V = Vec<Isa>;
+  constexpr bool kApart = kTiles * kTokens <= 6;
+  typename V::Ints other[kTiles][kTokens];
+#pragma GCC unroll 8
+  for (int tile = 0; tile < kTiles && kApart; ++tile)
+#pragma GCC unroll 16
+    for (int token = 0; token < kTokens; ++token) other[tile][token] = V::set1(int32_t{0});
   for (int64_t k = first; k < last; k += 8) {
     const int8_t *even = x + k * width, *odd = even + 4 * width;
     typename V::Codes left[kTiles], right[kTiles];
 #pragma GCC unroll 8
     for (int tile = 0; tile < kTiles; ++tile)
       load_operands<Isa, kPacking>(w.base + tile * w.stride, w.residual + tile * w.stride, k, left[tile],
-                                 right[tile]);
+                                   right[tile]);
     dot_tokens<Isa, kTiles, kTokens>(left, even, acc);
-    dot_tokens<Isa, kTiles, kTokens>(right, odd, acc);
+    if constexpr (kApart)
+      dot_tokens<Isa, kTiles, kTokens>(right, odd, other);
+    else
+      dot_tokens<Isa, kTiles, kTokens>(right, odd, acc);
   }
+#pragma GCC unroll 8
+  for (int tile = 0; tile < kTiles && kApart; ++tile)
+#pragma GCC unroll 16
+    for (int token = 0; token < kTokens; ++token)
+      acc[tile][token] = V::add(acc[tile][token], other[tile][token]);
 }
 
 // The same in nibbles: codes of more than four bits are a high and a low nibble, whose dot products are added.
