@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
@@ -103,16 +103,7 @@ def reply_id(prefix: str) -> str:
 async def collect(generation: Generation, num_answers: int) -> list[list[Event]]:
     """All events of every answer, in order."""
     answers: list[list[Event]] = [[] for _ in range(num_answers)]
-    async for index, event in generation:
-        answers[index].append(event)
+    while answered := await generation.receive():
+        for index, event in answered:
+            answers[index].append(event)
     return answers
-
-
-async def stream(
-    reply: Reply, choices: AsyncIterator[list[dict[str, Any]]], include_usage: bool
-) -> AsyncIterator[dict[str, Any]]:
-    """Chunks; with `include_usage`, every one has a usage field, and the last one a usage and no choices."""
-    async for choice in choices:
-        yield reply.body(choice, usage=None) if include_usage else reply.body(choice)
-    if include_usage:
-        yield reply.body([], usage=reply.generation.usage)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -10,8 +10,7 @@ from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 
 from penjing.engine.outputs import Event
-from penjing.serve.answering import Reply, begin, collect, reply_id, stream
-from penjing.serve.generation import Generation
+from penjing.serve.answering import Reply, begin, collect, reply_id
 from penjing.serve.logprobs import chat_logprobs
 from penjing.serve.prompts import encode_chat
 from penjing.serve.protocol import ChatRequest
@@ -40,8 +39,13 @@ async def chat_completions(body: ChatRequest, request: Request) -> Response:
     token_text = model.token_text if body.logprobs else None
     if body.stream:
         reply = Reply(reply_id("chatcmpl"), "chat.completion.chunk", model, generation)
-        choices = stream_choices(generation, body.n, token_text)
-        return EventStream(generation, stream(reply, choices, body.include_usage))
+        return EventStream(
+            reply,
+            lambda index, event: chunk_choice(index, event, token_text),
+            opening=[first_choice(index) for index in range(body.n)],
+            include_usage=body.include_usage,
+            every_event=token_text is not None,
+        )
     reply = Reply(reply_id("chatcmpl"), "chat.completion", model, generation)
     async with generation.watch(request.receive):
         answers = await collect(generation, body.n)
@@ -49,27 +53,20 @@ async def chat_completions(body: ChatRequest, request: Request) -> Response:
     return JSONResponse(reply.body(whole, usage=generation.usage))
 
 
-async def stream_choices(
-    generation: Generation, num_answers: int, token_text: TokenText | None
-) -> AsyncIterator[list[dict[str, Any]]]:
-    """The role of each answer at once, then a chunk for every event that has something to say."""
-    for index in range(num_answers):
-        yield [chunk_choice(index, {"role": "assistant", "content": ""})]
-    async for index, event in generation:
-        if event.text or event.finish_reason or token_text:
-            delta = {"content": event.text} if event.text else {}
-            logprobs = chat_logprobs(token_text, [event]) if token_text else None
-            yield [chunk_choice(index, delta, logprobs, event.finish_reason)]
+def first_choice(index: int) -> dict[str, Any]:
+    """What an answer begins with: who speaks."""
+    delta = {"role": "assistant", "content": ""}
+    return {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
 
 
-def chunk_choice(
-    index: int,
-    delta: dict[str, str],
-    logprobs: dict[str, Any] | None = None,
-    finish_reason: str | None = None,
-) -> dict[str, Any]:
+def chunk_choice(index: int, event: Event, token_text: TokenText | None) -> dict[str, Any]:
     """A piece of one answer."""
-    return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
+    return {
+        "index": index,
+        "delta": {"content": event.text} if event.text else {},
+        "logprobs": chat_logprobs(token_text, [event]) if token_text else None,
+        "finish_reason": event.finish_reason,
+    }
 
 
 def whole_choice(index: int, events: Sequence[Event], token_text: TokenText | None) -> dict[str, Any]:

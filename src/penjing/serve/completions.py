@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -10,8 +10,7 @@ from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 
 from penjing.engine.outputs import Event, FinishReason
-from penjing.serve.answering import Reply, begin, collect, reply_id, stream
-from penjing.serve.generation import Generation
+from penjing.serve.answering import Reply, begin, collect, reply_id
 from penjing.serve.logprobs import CompletionLogprobs
 from penjing.serve.prompts import encode_prompts
 from penjing.serve.protocol import CompletionRequest
@@ -44,8 +43,12 @@ async def completions(body: CompletionRequest, request: Request) -> Response:
     if body.logprobs is not None:
         reporters = [CompletionLogprobs(model.token_text) for _ in range(num_answers)]
     if body.stream:
-        chunks = stream(reply, stream_choices(generation, reporters), body.include_usage)
-        return EventStream(generation, chunks)
+        return EventStream(
+            reply,
+            lambda index, event: choice(index, [event], event.finish_reason, reporters),
+            include_usage=body.include_usage,
+            every_event=reporters is not None,
+        )
     async with generation.watch(request.receive):
         answers = await collect(generation, num_answers)
     choices = [
@@ -54,23 +57,13 @@ async def completions(body: CompletionRequest, request: Request) -> Response:
     return JSONResponse(reply.body(choices, usage=generation.usage))
 
 
-async def stream_choices(
-    generation: Generation, reporters: Sequence[CompletionLogprobs] | None
-) -> AsyncIterator[list[dict[str, Any]]]:
-    """A chunk for every event that has something to say."""
-    async for index, event in generation:
-        if event.text or event.finish_reason or reporters:
-            yield [choice(index, [event], event.finish_reason, reporters)]
-
-
 def choice(
     index: int,
-    events: Iterable[Event],
+    events: Sequence[Event],
     finish_reason: FinishReason | None,
     reporters: Sequence[CompletionLogprobs] | None,
 ) -> dict[str, Any]:
     """One choice, or a chunk of one."""
-    events = list(events)
     return {
         "index": index,
         "text": "".join(event.text for event in events),

@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from queue import Empty, SimpleQueue
 from threading import Thread
+from typing import NamedTuple
 
 from penjing.engine import Engine
 from penjing.engine.outputs import EngineStats, Event
@@ -38,11 +40,10 @@ class Admitted:
     """The engine took all prompts of a job."""
 
 
-@dataclass(frozen=True)
-class Answered:
-    """One event of one answer. `index` counts answers over all prompts of the job."""
+class Answered(NamedTuple):
+    """One event of one answer. `number` counts answers over all prompts of the job."""
 
-    index: int
+    number: int
     event: Event
 
 
@@ -62,14 +63,14 @@ Update = Admitted | Answered | Failed
 
 @dataclass(eq=False)
 class Job:
-    """One request's answers. `deliver` is called on the event loop, with updates in order.
+    """One request's answers. `deliver` is called on the event loop, at most once a step, with its updates.
 
     sequences: id to index of the answers that have not ended; the worker's alone.
     """
 
     prompts: Sequence[Prompt]
     tier: Tier | None
-    deliver: Callable[[Update], None]
+    deliver: Callable[[list[Update]], None]
     arrival_seconds: float = field(default_factory=time.perf_counter)
     sequences: dict[int, int] = field(default_factory=dict)
     last_token_seconds: dict[int, float] = field(default_factory=dict)
@@ -85,14 +86,17 @@ class EngineWorker:
         self._metrics = metrics
         self._commands: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._jobs: dict[int, Job] = {}
-        self._outbox: list[tuple[Job, Update]] = []
+        self._outbox: defaultdict[Job, list[Update]] = defaultdict(list)
         self._stopping = False
+        self._mail: SimpleQueue[Mapping[Job, list[Update]] | None] = SimpleQueue()
         self._thread = Thread(target=self._run, name=f"engine {name}", daemon=True)
+        self._mail_thread = Thread(target=self._carry_mail, name=f"mail of {name}", daemon=True)
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin to work; updates are delivered on `loop`."""
         self._loop = loop
         self._thread.start()
+        self._mail_thread.start()
 
     def submit(self, job: Job) -> None:
         """Queue a job. Admitted or Failed is its first update."""
@@ -111,6 +115,7 @@ class EngineWorker:
         self.abort(error)
         self._commands.put(self._stop)
         self._thread.join()
+        self._mail_thread.join()
 
     def snapshot(self) -> EngineStats:
         """The engine's counters after its last step."""
@@ -128,6 +133,7 @@ class EngineWorker:
             except Exception as error:
                 self._fail(error)
             self._flush()
+        self._mail.put(None)
 
     def _obey(self) -> None:
         """Run queued commands; wait for one if there is nothing else to do."""
@@ -147,7 +153,7 @@ class EngineWorker:
 
     def _admit(self, job: Job) -> None:
         if self.failure is not None:
-            self._outbox.append((job, Failed(self.failure)))
+            self._outbox[job].append(Failed(self.failure))
             return
         has_empty_line = self._engine.stats().waiting == 0
         try:
@@ -156,12 +162,12 @@ class EngineWorker:
                     job.sequences[sequence_id] = len(job.sequences)
                     self._jobs[sequence_id] = job
         except Exception as error:
-            self._outbox.append((job, Failed(error, is_permanent=has_empty_line)))
+            self._outbox[job].append(Failed(error, is_permanent=has_empty_line))
             self._cancel(job)
             if not isinstance(error, PenjingError):
                 raise
         else:
-            self._outbox.append((job, Admitted()))
+            self._outbox[job].append(Admitted())
 
     def _cancel(self, job: Job) -> None:
         for sequence_id in list(job.sequences):
@@ -172,7 +178,7 @@ class EngineWorker:
     def _abort(self, error: Exception) -> None:
         for job in dict.fromkeys(self._jobs.values()):
             self._cancel(job)
-            self._outbox.append((job, Failed(error)))
+            self._outbox[job].append(Failed(error))
 
     def _publish(self, events: list[Event]) -> None:
         now_seconds = time.perf_counter()
@@ -186,7 +192,7 @@ class EngineWorker:
                 self._metrics.answer_finished(event.finish_reason)
                 if not job.sequences:
                     self._metrics.request_seconds(now_seconds - job.arrival_seconds)
-            self._outbox.append((job, Answered(index, event)))
+            self._outbox[job].append(Answered(index, event))
 
     def _observe_token(self, job: Job, index: int, now_seconds: float) -> None:
         if not job.last_token_seconds:
@@ -203,16 +209,22 @@ class EngineWorker:
             for _ in job.sequences:
                 self._metrics.answer_finished("error")
             job.sequences.clear()
-            self._outbox.append((job, Failed(error)))
+            self._outbox[job].append(Failed(error))
         self._jobs.clear()
 
     def _flush(self) -> None:
         if self._outbox:
-            self._loop.call_soon_threadsafe(deliver_all, self._outbox)
-            self._outbox = []
+            self._mail.put(self._outbox)
+            self._outbox = defaultdict(list)
+
+    def _carry_mail(self) -> None:
+        """On a thread of its own: waking the event loop is a system call, and the engine's thread would get
+        the lock on Python back from it only when the event loop is done with the mail."""
+        while (outbox := self._mail.get()) is not None:
+            self._loop.call_soon_threadsafe(deliver_all, outbox)
 
 
-def deliver_all(updates: list[tuple[Job, Update]]) -> None:
+def deliver_all(outbox: Mapping[Job, list[Update]]) -> None:
     """Hand updates to their requests, on the event loop."""
-    for job, update in updates:
-        job.deliver(update)
+    for job, updates in outbox.items():
+        job.deliver(updates)
