@@ -73,11 +73,11 @@ def test_shared_page_is_not_writable_and_survives_one_owner() -> None:
 def test_equal_page_is_published_once() -> None:
     pool = PagePool(2)
     first, second = pool.take(), pool.take()
-    pool.publish(first, b"x")
-    pool.publish(second, b"x")
+    assert pool.publish(first, b"x") == first
+    assert pool.publish(second, b"x") == first, "what its owner holds from now on"
     assert pool.find(b"x") == first
-    pool.release([first, second])
-    assert (pool.num_free, pool.num_cached) == (1, 1)
+    assert (pool.num_free, pool.num_cached) == (1, 0)
+    pool.check([first, first])
 
 
 def test_nothing_is_published_without_a_prefix_cache() -> None:
@@ -122,7 +122,8 @@ def test_random_life_keeps_the_counts(seed: int) -> None:
             pool.release([held.pop(random_.randrange(len(held)))])
         elif action == "publish" and held:
             published += 1
-            pool.publish(random_.choice(held), bytes([published % 16]))
+            index = random_.randrange(len(held))
+            held[index] = pool.publish(held[index], bytes([published % 16]))
         elif action == "hit":
             page = pool.find(bytes([random_.randrange(16)]))
             if page is not None:

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 from engine_fakes import EMPTY
 
 from penjing.engine import Sampling
+from penjing.engine.pace import Pace
 from penjing.engine.pages import PagePool
-from penjing.engine.scheduler import Plan, Scheduler
+from penjing.engine.scheduler import Plan, Scheduler, allot
 from penjing.engine.sequence import Sequence
 from penjing.engine.stopping import AnswerText
 from penjing.errors import CapacityError
@@ -14,7 +17,7 @@ from penjing.errors import CapacityError
 def make(
     pages: int = 16, tokens: int = 64, sequences: int = 4, queue: int = 8, cache: bool = True
 ) -> Scheduler:
-    return Scheduler(PagePool(pages, prefix_cache=cache), tokens, sequences, queue)
+    return Scheduler(PagePool(pages, prefix_cache=cache), tokens, sequences, queue, Pace(math.inf))
 
 
 def sequence(sequence_id: int, length: int, first_token: int | None = None) -> Sequence:
@@ -105,7 +108,50 @@ def test_prompt_hits_published_pages_but_computes_its_last_token() -> None:
     assert scheduler.num_prefix_hit_tokens == 32 + 64
     first, second, third = scheduler.running
     assert first.pages[0] == second.pages[0] == third.pages[0]
-    assert first.pages[1] == third.pages[1] != second.pages[1]
+    assert first.pages[1] == second.pages[1] == third.pages[1], "an equal page is given up for the first"
+    assert scheduler.pool.num_available == 16 - 2 - 3
+
+
+def test_prompts_share_half_of_a_step_in_order_and_half_by_length() -> None:
+    assert allot([], 64) == []
+    assert allot([100], 64) == [64]
+    assert allot([100, 20, 30], 64) == [32, 20, 12]
+    assert allot([100, 50, 50], 64) == [32, 32, 0]
+    assert allot([10, 100, 5], 64) == [10, 49, 5]
+    assert allot([10, 100, 5], 7) == [4, 0, 3]
+    assert allot([3, 4], 0) == [0, 0]
+
+
+def test_equal_prompts_are_computed_once_even_if_they_come_at_once() -> None:
+    scheduler = make(sequences=8)
+    for sequence_id in (1, 2):
+        scheduler.submit(sequence(sequence_id, 80, first_token=0))
+    scheduler.submit(sequence(3, 70, first_token=500))
+    assert run(scheduler) == [(1, 32), (3, 32)], "2 waits for pages of 1"
+    assert run(scheduler) == [(1, 32), (3, 32)]
+    assert run(scheduler) == [(1, 16), (2, 16), (3, 6)]
+    first, second, third = scheduler.running
+    assert first.pages[:2] == second.pages[:2]
+    assert [s.num_prefix_hit_tokens for s in (first, second, third)] == [0, 64, 0]
+    assert scheduler.num_prefix_hit_tokens == 64
+    assert scheduler.pool.num_free == 16 - 3 - 1 - 3
+
+
+def test_a_prompt_computes_what_an_earlier_one_leaves_undone() -> None:
+    scheduler = make(sequences=8)
+    for sequence_id in (1, 2):
+        scheduler.submit(sequence(sequence_id, 200, first_token=0))
+    assert run(scheduler) == [(1, 64)]
+    scheduler.remove(scheduler.running[0])
+    assert run(scheduler) == [(2, 64)]
+    assert scheduler.running[0].num_prefix_hit_tokens == 64
+
+
+def test_without_a_prefix_cache_nobody_waits_for_pages_of_others() -> None:
+    scheduler = make(cache=False)
+    for sequence_id in (1, 2):
+        scheduler.submit(sequence(sequence_id, 40, first_token=0))
+    assert run(scheduler) == [(1, 40), (2, 24)]
 
 
 def test_preempted_sequence_finds_its_own_pages_again() -> None:

@@ -9,6 +9,7 @@ import pytest
 from engine_fakes import VOCAB, expected_answer, fake_engine
 
 from penjing.engine import Engine, Sampling
+from penjing.engine.pages import page_hash
 from penjing.engine.step import StepSequence
 
 
@@ -43,7 +44,29 @@ def make_requests(random_: random.Random, count: int) -> list[Request]:
     return requests
 
 
-def run_traffic(engine: Engine, requests: list[Request]) -> tuple[dict[int, list[int]], dict[int, Request]]:
+@pytest.fixture
+def parents(monkeypatch: pytest.MonkeyPatch) -> dict[bytes, bytes]:
+    """The parent of every page hash that is computed."""
+    known: dict[bytes, bytes] = {}
+
+    def recorded(parent: bytes, tokens: list[int]) -> bytes:
+        child = page_hash(parent, tokens)
+        known[child] = parent
+        return child
+
+    monkeypatch.setattr("penjing.engine.sequence.page_hash", recorded)
+    return known
+
+
+def check_chains(engine: Engine, parents: dict[bytes, bytes]) -> None:
+    """No page is offered whose parent was evicted before it: nobody could find it."""
+    offered = engine._pool._page_of_hash
+    assert all(parents[key] in offered or parents[key] not in parents for key in offered)
+
+
+def run_traffic(
+    engine: Engine, requests: list[Request], parents: dict[bytes, bytes]
+) -> tuple[dict[int, list[int]], dict[int, Request]]:
     """Tokens of every sequence, and of which request it was, checking invariants after every step."""
     answers: dict[int, list[int]] = {}
     owners: dict[int, Request] = {}
@@ -60,6 +83,7 @@ def run_traffic(engine: Engine, requests: list[Request]) -> tuple[dict[int, list
         for event in engine.step():
             answers[event.sequence_id].append(event.token)
         engine.check_invariants()
+        check_chains(engine, parents)
         step += 1
         assert step < 20_000, "no end in sight"
     return answers, owners
@@ -71,7 +95,12 @@ def run_traffic(engine: Engine, requests: list[Request]) -> tuple[dict[int, list
     [(8, 24, 24, True), (14, 40, 9, True), (14, 40, 9, False), (30, 64, 64, True), (200, 512, 64, True)],
 )
 def test_traffic_changes_no_token(
-    seed: int, num_pages: int, max_step_tokens: int, max_sequences: int, prefix_cache: bool
+    seed: int,
+    num_pages: int,
+    max_step_tokens: int,
+    max_sequences: int,
+    prefix_cache: bool,
+    parents: dict[bytes, bytes],
 ) -> None:
     engine = fake_engine(
         num_pages=num_pages,
@@ -80,7 +109,7 @@ def test_traffic_changes_no_token(
         prefix_cache=prefix_cache,
     )
     requests = make_requests(random.Random(seed), 64)
-    answers, owners = run_traffic(engine, requests)
+    answers, owners = run_traffic(engine, requests, parents)
     for sequence_id, tokens in answers.items():
         request = owners[sequence_id]
         first_id = min(i for i, owner in owners.items() if owner is request)

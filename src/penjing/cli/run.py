@@ -97,6 +97,12 @@ def serve(
         float, typer.Option(min=0, help="Seconds that running requests may take to finish.")
     ] = 30.0,
     threads: Threads = None,
+    max_stretch: Annotated[
+        float,
+        typer.Option(
+            help="How many times as long a step may take because of prompts, while answers wait for tokens."
+        ),
+    ] = 1.7,
 ) -> None:
     """Serve models over an OpenAI-compatible REST API, until SIGTERM or Ctrl-C."""
     from penjing.serve import serve_models
@@ -113,6 +119,7 @@ def serve(
         api_key_file=api_key_file,
         grace_seconds=grace,
         threads=threads,
+        max_stretch=max_stretch,
     )
 
 

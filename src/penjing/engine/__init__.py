@@ -2,6 +2,7 @@
 
 from penjing.engine.engine import Engine
 from penjing.engine.outputs import Completion, EngineStats, Event, FinishReason
+from penjing.engine.pace import MAX_STRETCH
 from penjing.engine.sampling import Sampling
 
-__all__ = ["Completion", "Engine", "EngineStats", "Event", "FinishReason", "Sampling"]
+__all__ = ["MAX_STRETCH", "Completion", "Engine", "EngineStats", "Event", "FinishReason", "Sampling"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -15,6 +16,7 @@ from penjing.engine import sequence as state
 from penjing.engine.limits import check_fits, check_limits, check_tier, check_tokens
 from penjing.engine.memory import default_num_pages
 from penjing.engine.outputs import Completion, EngineStats, Event, FinishReason, completion_of
+from penjing.engine.pace import MAX_STRETCH, Pace
 from penjing.engine.pages import PagePool, root_hash
 from penjing.engine.runner import CpuRunner
 from penjing.engine.sampling import Sampling, choose, log_probabilities
@@ -37,9 +39,11 @@ class Engine:
 
     tier: the default precision (None: the artifact's best). num_pages: KV pages of 32 tokens (None: a quarter
     of the available memory at most). max_step_tokens: most tokens in one step, at least max_sequences, which
-    is how many sequences run at a time. max_queue: most sequences that may wait. runner: where to compute,
-    if not on this CPU; `threads` and `isa` are for this CPU. Raises SpecError for settings that cannot work,
-    a subclass of ArtifactError, and CapacityError if the pages cannot be allocated.
+    is how many sequences run at a time. max_queue: most sequences that may wait. max_stretch: how many times
+    as long a step may take because of prompts, while answers wait for their next token; infinity makes
+    prompts as fast as can be. runner: where to compute, if not on this CPU; `threads` and `isa` are for this
+    CPU. Raises SpecError for settings that cannot work, a subclass of ArtifactError, and CapacityError if the
+    pages cannot be allocated.
     """
 
     def __init__(
@@ -53,10 +57,11 @@ class Engine:
         max_step_tokens: int = 512,
         max_sequences: int = 64,
         max_queue: int = 1024,
+        max_stretch: float = MAX_STRETCH,
         prefix_cache: bool = True,
         runner: Runner | None = None,
     ) -> None:
-        check_limits(num_pages, max_step_tokens, max_sequences, max_queue)
+        check_limits(num_pages, max_step_tokens, max_sequences, max_queue, max_stretch)
         self.artifact = Artifact.open(source) if isinstance(source, (str, Path)) else source
         self.config = self.artifact.config
         self._default_tier = check_tier(tier or self.artifact.tiers[-1], self.artifact)
@@ -65,7 +70,8 @@ class Engine:
             num_pages = default_num_pages(self._runner.capacity, self.config.max_positions, max_sequences)
         self._runner.allocate(num_pages)
         self._pool = PagePool(num_pages, prefix_cache=prefix_cache)
-        self._scheduler = Scheduler(self._pool, max_step_tokens, max_sequences, max_queue)
+        pace = Pace(max_stretch)
+        self._scheduler = Scheduler(self._pool, max_step_tokens, max_sequences, max_queue, pace)
         self._scorer = Scorer(self._runner, self._pool, self.config.vocab_size, max_step_tokens)
         self._sequences: dict[int, state.Sequence] = {}
         self._num_submitted = self._num_steps = 0
@@ -116,11 +122,16 @@ class Engine:
 
         Raises CapacityError if pages that an open `logits` iterator holds leave no room for any sequence.
         """
+        start_seconds = time.perf_counter()
         plan = self._scheduler.schedule()
         if not plan.shares:
             return []
         logits = self._run(plan)
-        return self._postprocess(plan, logits)
+        events = self._postprocess(plan, logits)
+        self._scheduler.pace.observe(
+            len(plan.decodes), plan.num_prompt_tokens, time.perf_counter() - start_seconds
+        )
+        return events
 
     def _run(self, plan: Plan) -> NDArray[np.float32]:
         if plan.copies:
@@ -150,7 +161,7 @@ class Engine:
         reason = self._finish_reason(sequence, is_end)
         if reason:
             text += self._finish(sequence, reason).text
-        hits = (sequence.num_prefix_hit_tokens or 0) if sequence.num_generated_tokens == 1 else 0
+        hits = sequence.num_prefix_hit_tokens if sequence.num_generated_tokens == 1 else 0
         event = Event(sequence.sequence_id, token, text, prefix_hit_tokens=hits, finish_reason=reason)
         num_alternatives = sequence.sampling.logprobs
         if num_alternatives is None:

@@ -11,7 +11,9 @@ from penjing.errors import CapacityError, InputError, PromptTooLongError, Sampli
 from penjing.spec import Tier
 
 
-def check_limits(num_pages: int | None, max_step_tokens: int, max_sequences: int, max_queue: int) -> None:
+def check_limits(
+    num_pages: int | None, max_step_tokens: int, max_sequences: int, max_queue: int, max_stretch: float
+) -> None:
     """Raises SpecError for an engine that could not work."""
     if num_pages is not None and num_pages < 1:
         raise SpecError(f"num_pages is {num_pages}: it must be at least 1")
@@ -21,6 +23,10 @@ def check_limits(num_pages: int | None, max_step_tokens: int, max_sequences: int
         raise SpecError(
             f"max_step_tokens={max_step_tokens} is below max_sequences={max_sequences}: "
             "a step needs a token for every running sequence"
+        )
+    if not max_stretch > 1:
+        raise SpecError(
+            f"max_stretch={max_stretch}: it must be above 1, for prompts need room beside answers in progress"
         )
 
 

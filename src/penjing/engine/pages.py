@@ -92,12 +92,22 @@ class PagePool:
         """Whether only its one owner would notice a write."""
         return self._references[page] == 1 and page not in self._hash_of_page
 
-    def publish(self, page: int, page_hash: bytes) -> None:
-        """Offer a full page of computed tokens to later prompts, unless an equal page is offered already."""
+    def publish(self, page: int, page_hash: bytes) -> int:
+        """Offer a full page of computed tokens to later prompts; the page that its owner must hold from now.
+
+        That is another one if an equal page is offered already. So whoever holds an offered page holds all
+        that come before it in its chain, and no page is evicted before those that are useless without it.
+        """
         assert self._references[page] > 0, f"page {page} is published without an owner"
-        if self.prefix_cache and page_hash not in self._page_of_hash and page not in self._hash_of_page:
+        offered = self._page_of_hash.get(page_hash)
+        if offered is not None and offered != page:
+            self.share(offered)
+            self.release([page])
+            return offered
+        if self.prefix_cache and page not in self._hash_of_page:
             self._hash_of_page[page] = page_hash
             self._page_of_hash[page_hash] = page
+        return page
 
     def find(self, page_hash: bytes) -> int | None:
         """The published page with this hash."""

@@ -1,11 +1,15 @@
 """Who runs in the next step: continuous batching under a token budget and a page budget.
 
-Decodes go first, one token each, so that answers in progress never wait for a long prompt; what is left of
-the step's token budget goes to prompts in order of arrival, in chunks. A sequence gets all pages of its known
-tokens when it is admitted; only decoding needs another page later. When there is none, the latest arrived
-sequence gives up its pages and waits, first in line, to be recomputed (its whole prefix, answer included; the
-engine's bitwise promise makes that invisible). The earliest is never preempted by others, and a sequence that
-could not fit alone is refused when it is submitted, so every step makes progress.
+Decodes go first, one token each, so that answers in progress never wait for a long prompt. Prompts follow in
+chunks, as many tokens as the pace allows (pace.py): half for the earliest, the rest for the shortest first,
+so that neither a long prompt nor many short ones keep others waiting for long. A prompt whose next page is
+being computed for an earlier one waits for that page and takes it over.
+
+Admission is in order of arrival. A sequence gets all pages of its known tokens when it is admitted; only
+decoding needs another page later. When there is none, the latest arrived sequence gives up its pages and
+waits, first in line, to be recomputed (its whole prefix, answer included; the engine's bitwise promise makes
+that invisible). The earliest is never preempted by others, and a sequence that could not fit alone is refused
+when it is submitted, so every step makes progress.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from penjing.engine.pace import Pace
 from penjing.engine.pages import PagePool, pages_for
 from penjing.engine.sequence import Sequence
 from penjing.engine.step import PAGE_TOKENS, StepSequence
@@ -45,29 +50,35 @@ class Share:
 
 @dataclass
 class Plan:
-    """One step: pages to copy first (source, target), then the shares to run, within a budget of tokens."""
+    """One step: pages to copy first (source, target), then the shares to run: decodes, and then prompts."""
 
-    num_tokens_left: int
     copies: list[tuple[int, int]] = field(default_factory=list)
-    shares: list[Share] = field(default_factory=list)
+    decodes: list[Share] = field(default_factory=list)
+    prompts: list[Share] = field(default_factory=list)
 
-    def add(self, sequence: Sequence) -> None:
-        """As much of a sequence's pending tokens as the budget takes."""
-        num_tokens = min(self.num_tokens_left, sequence.num_pending_tokens)
-        if num_tokens:
-            self.shares.append(Share(sequence, num_tokens))
-            self.num_tokens_left -= num_tokens
+    @property
+    def shares(self) -> list[Share]:
+        """All of them."""
+        return self.decodes + self.prompts
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        """Tokens of prompts, or of what a preempted sequence had before."""
+        return sum(share.num_tokens for share in self.prompts)
 
 
 class Scheduler:
     """Owns the waiting line and the running set; both are in order of arrival."""
 
-    def __init__(self, pool: PagePool, max_step_tokens: int, max_sequences: int, max_queue: int) -> None:
+    def __init__(
+        self, pool: PagePool, max_step_tokens: int, max_sequences: int, max_queue: int, pace: Pace
+    ) -> None:
         assert max_step_tokens >= max_sequences, "a step must have a token for every decode"
         self.pool = pool
         self.max_step_tokens = max_step_tokens
         self.max_sequences = max_sequences
         self.max_queue = max_queue
+        self.pace = pace
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
         self.num_preemptions = 0
@@ -101,16 +112,17 @@ class Scheduler:
 
         Raises CapacityError if nothing can run because pages are held from outside.
         """
-        plan = Plan(self.max_step_tokens)
+        plan = Plan()
         preemptions_before = self.num_preemptions
         for sequence in list(self.running):
             if sequence.num_pending_tokens == 1 and self._make_room(sequence, plan):
-                plan.add(sequence)
-        for sequence in self.running:
-            if sequence.num_pending_tokens > 1:
-                plan.add(sequence)
+                plan.decodes.append(Share(sequence, 1))
+        prompts = [sequence for sequence in self.running if sequence.num_pending_tokens > 1]
         if self.num_preemptions == preemptions_before:
-            self._admit_waiting(plan)
+            prompts += self._admit_waiting()
+        num_decodes, num_prompts = len(plan.decodes), len(prompts) + len(self.waiting)
+        budget = self.pace.prompt_tokens(num_decodes, num_prompts, self.max_step_tokens - num_decodes)
+        plan.prompts = self._share_out(budget, prompts)
         if not plan.shares and self.waiting:
             raise CapacityError("no page is left for the next step: close the open iterators of logits()")
         return plan
@@ -152,11 +164,13 @@ class Scheduler:
         sequence.pages = []
         sequence.num_cached_tokens = sequence.num_published_pages = 0
 
-    def _admit_waiting(self, plan: Plan) -> None:
+    def _admit_waiting(self) -> list[Sequence]:
         """First come, first served: nobody overtakes a sequence that does not fit yet."""
-        while self.waiting and plan.num_tokens_left and self._allocate(self.waiting[0]):
-            self.running.append(self.waiting.popleft())
-            plan.add(self.running[-1])
+        admitted: list[Sequence] = []
+        while self.waiting and self._allocate(self.waiting[0]):
+            admitted.append(self.waiting.popleft())
+            self.running.append(admitted[-1])
+        return admitted
 
     def _allocate(self, sequence: Sequence) -> bool:
         """Give a sequence a slot, and pages for its known tokens, cached ones first; False if it must wait.
@@ -174,7 +188,7 @@ class Scheduler:
         sequence.num_cached_tokens = len(hits) * PAGE_TOKENS
         sequence.num_published_pages = len(hits)
         self.num_prefix_hit_tokens += sequence.num_cached_tokens
-        if sequence.num_prefix_hit_tokens is None:
+        if not sequence.num_generated_tokens:
             sequence.num_prefix_hit_tokens = sequence.num_cached_tokens
         return True
 
@@ -190,13 +204,40 @@ class Scheduler:
                 pages.append(page)
         return pages
 
+    def _share_out(self, budget: int, prompts: list[Sequence]) -> list[Share]:
+        """What each prompt gets of the step; those whose next page is computed for an earlier one wait."""
+        ready: list[Sequence] = []
+        for prompt in prompts:
+            if self.pool.prefix_cache:
+                self._catch_up(prompt)
+                if any(computes_next_page(earlier, prompt) for earlier in ready):
+                    continue
+            ready.append(prompt)
+        allotted = allot([prompt.num_pending_tokens for prompt in ready], budget)
+        return [Share(prompt, count) for prompt, count in zip(ready, allotted, strict=True) if count]
+
+    def _catch_up(self, sequence: Sequence) -> None:
+        """Take over what was published since the sequence was admitted, in place of its own empty pages."""
+        while (index := sequence.next_page) is not None:
+            page = self.pool.find(sequence.hash_of_page(index))
+            if page is None:
+                return
+            self.pool.share(page)
+            self.pool.release([sequence.pages[index]])
+            sequence.pages[index] = page
+            sequence.num_published_pages += 1
+            sequence.num_cached_tokens += PAGE_TOKENS
+            self.num_prefix_hit_tokens += PAGE_TOKENS
+            if not sequence.num_generated_tokens:
+                sequence.num_prefix_hit_tokens += PAGE_TOKENS
+
     def complete(self, share: Share) -> None:
         """Note that a share was computed, and publish the pages that it filled."""
         sequence = share.sequence
         sequence.num_cached_tokens += share.num_tokens
         if self.pool.prefix_cache:
             for index in range(sequence.num_published_pages, sequence.num_cached_tokens // PAGE_TOKENS):
-                self.pool.publish(sequence.pages[index], sequence.hash_of_page(index))
+                sequence.pages[index] = self.pool.publish(sequence.pages[index], sequence.hash_of_page(index))
                 sequence.num_published_pages += 1
 
     def fork(self, leader: Sequence) -> list[Sequence]:
@@ -231,3 +272,22 @@ class Scheduler:
         else:
             self._release(leader)
             del line[index]
+
+
+def computes_next_page(earlier: Sequence, sequence: Sequence) -> bool:
+    """Whether an earlier prompt is about to compute the page that a sequence needs next."""
+    index = sequence.next_page
+    if index is None or index >= len(earlier.tokens) // PAGE_TOKENS:
+        return False
+    return earlier.hash_of_page(index) == sequence.hash_of_page(index)
+
+
+def allot(num_pending: list[int], budget: int) -> list[int]:
+    """Tokens for each prompt, in order of arrival: half for the first, the rest for the shortest first."""
+    allotted = [min(count, (budget + 1) // 2) for count in num_pending[:1]] + [0] * len(num_pending[1:])
+    left = budget - sum(allotted)
+    for index in sorted(range(len(num_pending)), key=num_pending.__getitem__):
+        more = min(left, num_pending[index] - allotted[index])
+        allotted[index] += more
+        left -= more
+    return allotted

@@ -17,7 +17,7 @@ class Sequence:
 
     sequence_id: ascending in order of arrival, so it decides who is served first and preempted last.
     tokens: prompt and answer so far. num_cached_tokens: those at the front whose KV is in `pages`.
-    num_prefix_hit_tokens: prompt tokens found in the prefix cache at the first admission; None before it.
+    num_prefix_hit_tokens: prompt tokens found in the prefix cache before the first token was generated.
     root: parent hash of the first page. page_hashes: the chain over full pages, as far as it was needed.
     followers: answers to the same prompt that wait for this one to compute it, then share its pages.
     """
@@ -32,7 +32,7 @@ class Sequence:
     pages: list[int] = field(default_factory=list)
     num_cached_tokens: int = 0
     num_published_pages: int = 0
-    num_prefix_hit_tokens: int | None = None
+    num_prefix_hit_tokens: int = 0
     page_hashes: list[bytes] = field(default_factory=list)
     followers: list[Sequence] = field(default_factory=list)
 
@@ -45,6 +45,13 @@ class Sequence:
     def num_generated_tokens(self) -> int:
         """Length of the answer."""
         return len(self.tokens) - self.num_prompt_tokens
+
+    @property
+    def next_page(self) -> int | None:
+        """Index of the page to be filled next, if another sequence could fill it too: none of it is filled
+        yet, and it is not the last token's, which is always run for its logits. Else None."""
+        index, num_filled = divmod(self.num_cached_tokens, PAGE_TOKENS)
+        return None if num_filled or index >= (len(self.tokens) - 1) // PAGE_TOKENS else index
 
     @property
     def num_members(self) -> int:

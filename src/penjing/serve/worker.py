@@ -88,15 +88,12 @@ class EngineWorker:
         self._jobs: dict[int, Job] = {}
         self._outbox: defaultdict[Job, list[Update]] = defaultdict(list)
         self._stopping = False
-        self._mail: SimpleQueue[Mapping[Job, list[Update]] | None] = SimpleQueue()
         self._thread = Thread(target=self._run, name=f"engine {name}", daemon=True)
-        self._mail_thread = Thread(target=self._carry_mail, name=f"mail of {name}", daemon=True)
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin to work; updates are delivered on `loop`."""
         self._loop = loop
         self._thread.start()
-        self._mail_thread.start()
 
     def submit(self, job: Job) -> None:
         """Queue a job. Admitted or Failed is its first update."""
@@ -115,7 +112,6 @@ class EngineWorker:
         self.abort(error)
         self._commands.put(self._stop)
         self._thread.join()
-        self._mail_thread.join()
 
     def snapshot(self) -> EngineStats:
         """The engine's counters after its last step."""
@@ -133,11 +129,12 @@ class EngineWorker:
             except Exception as error:
                 self._fail(error)
             self._flush()
-        self._mail.put(None)
 
     def _obey(self) -> None:
         """Run queued commands; wait for one if there is nothing else to do."""
         is_idle = self.failure is not None or not self._engine.has_work
+        if not is_idle and self._commands.empty():
+            return
         try:
             self._commands.get(block=is_idle)()
             while True:
@@ -214,14 +211,8 @@ class EngineWorker:
 
     def _flush(self) -> None:
         if self._outbox:
-            self._mail.put(self._outbox)
+            self._loop.call_soon_threadsafe(deliver_all, self._outbox)
             self._outbox = defaultdict(list)
-
-    def _carry_mail(self) -> None:
-        """On a thread of its own: waking the event loop is a system call, and the engine's thread would get
-        the lock on Python back from it only when the event loop is done with the mail."""
-        while (outbox := self._mail.get()) is not None:
-            self._loop.call_soon_threadsafe(deliver_all, outbox)
 
 
 def deliver_all(outbox: Mapping[Job, list[Update]]) -> None:
