@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from penjing.artifact import BlockConfig, ModelConfig
-from penjing.engine import Engine, Sampling
+from penjing.engine import MAX_STRETCH, Engine, Sampling
 from penjing.engine.step import PAGE_TOKENS, StepSequence
 
 VOCAB = 61
@@ -124,6 +124,7 @@ def fake_engine(
     max_step_tokens: int = 512,
     max_sequences: int = 64,
     max_queue: int = 1024,
+    max_stretch: float = MAX_STRETCH,
     prefix_cache: bool = True,
 ) -> Engine:
     return Engine(
@@ -133,6 +134,7 @@ def fake_engine(
         max_step_tokens=max_step_tokens,
         max_sequences=max_sequences,
         max_queue=max_queue,
+        max_stretch=max_stretch,
         prefix_cache=prefix_cache,
     )
 

@@ -229,7 +229,7 @@ def test_largest_request_that_fits_is_served() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"num_pages": 0}, {"max_sequences": 0}, {"max_queue": 0}, {"max_step_tokens": 63}],
+    [{"num_pages": 0}, {"max_sequences": 0}, {"max_queue": 0}, {"max_step_tokens": 63}, {"max_stretch": 1.0}],
 )
 def test_engine_that_cannot_work_is_refused(options: dict[str, Any]) -> None:
     with pytest.raises(SpecError, match=next(iter(options))):
