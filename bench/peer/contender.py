@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -109,9 +110,9 @@ class Contender:
 
     def last_words(self) -> str:
         """How it ended."""
-        code = self.process.wait()
-        lines = self.log.read_text("utf-8", "replace").strip().splitlines()
-        return f"{lines[-1] if lines else 'it said nothing'} (exit code {code}, log {self.log})"
+        self.close()
+        said = self.log.read_text("utf-8", "replace").strip() or "it said nothing"
+        return f"{said.splitlines()[-1]} (exit code {self.process.returncode}, log {self.log})"
 
     def processor_seconds(self) -> float:
         """Processor time that it has used."""
@@ -129,9 +130,10 @@ class Contender:
         """End it: the end of its input."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        self.process.stdin.close()
-        self.process.wait()
+        with suppress(BrokenPipeError):
+            self.process.stdin.close()
         self.process.stdout.close()
+        self.process.wait()
 
 
 def machine_seconds() -> float:
