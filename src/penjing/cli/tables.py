@@ -89,7 +89,7 @@ def print_bench(result: Bench) -> None:
     print_table(
         bench_title(result),
         (
-            "streams x (prompt + output)",
+            "load",
             "prefill, tokens/s",
             "TTFT, ms",
             "decode, tokens/s",
@@ -120,7 +120,10 @@ def bench_row(row: Row) -> tuple[str, ...]:
 
 def bench_notes(result: Bench) -> list[str]:
     """How to read the table, and what did not go as asked."""
-    notes = [f"Rates are medians of {result.rounds} rounds; times are the 50th / 90th / 99th percentile."]
+    notes = [
+        "Load: streams x (tokens of prompt + answer). "
+        f"Rates: medians, rounds: {result.rounds}. Times: 50th / 90th / 99th percentile."
+    ]
     if result.machine is not None:
         read, compute = result.machine.read_bytes_per_second, result.machine.int8_operations_per_second
         notes.append(
