@@ -30,8 +30,9 @@ class TransformersRunner:
         return time.perf_counter() - start
 
     def decode(self, prompt_tokens: int, steps: int, streams: int) -> float:
-        cache = DynamicCache()
-        last = self.run(torch.randint(self.vocab_size, (streams, prompt_tokens)), cache)
+        cache = DynamicCache()  # one prompt for all: what was read is copied, which no step can tell
+        last = self.run(torch.randint(self.vocab_size, (1, prompt_tokens)), cache).repeat(streams, 1)
+        cache.batch_repeat_interleave(streams)
         start = time.perf_counter()
         for _ in range(steps):
             last = self.run(last, cache)
