@@ -123,6 +123,7 @@ def test_public_names() -> None:
         "PenjingError",
         "Recipe",
         "Sampling",
+        "Workload",
         "bench",
         "evaluate",
         "export",

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from penjing.errors import PenjingError
     from penjing.export.safetensors import export_safetensors as export
     from penjing.models.embedded import SEEDLING_TEXT
+    from penjing.optimize.bench import Workload
     from penjing.optimize.bench import measure_bench as bench
     from penjing.optimize.evaluate import evaluate
     from penjing.optimize.profile import measure_profile as profile
@@ -41,6 +42,7 @@ _HOMES = {
     "PenjingError": ("penjing.errors", "PenjingError"),
     "Recipe": ("penjing.spec", "Recipe"),
     "Sampling": ("penjing.engine", "Sampling"),
+    "Workload": ("penjing.optimize.bench", "Workload"),
     "bench": ("penjing.optimize.bench", "measure_bench"),
     "evaluate": ("penjing.optimize.evaluate", "evaluate"),
     "export": ("penjing.export", ""),
@@ -61,6 +63,7 @@ __all__ = [
     "PenjingError",
     "Recipe",
     "Sampling",
+    "Workload",
     "bench",
     "evaluate",
     "export",

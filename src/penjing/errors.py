@@ -29,6 +29,7 @@
     │   ├── OutputExistsError             it exists, and --force was not given
     │   └── OutputNotWritableError        it cannot be created
     ├── PortInUseError                the service cannot listen there
+    ├── EndpointError                 a server that is timed cannot be reached, or refuses
     ├── MissingExtraError             a command needs an optional dependency group
     ├── EngineError                   the engine cannot go on
     │   ├── CapacityError                 a request that can never fit the KV pages, or a full queue
@@ -159,6 +160,10 @@ class OutputNotWritableError(OutputError):
 
 class PortInUseError(PenjingError):
     """The service cannot listen on that address."""
+
+
+class EndpointError(PenjingError):
+    """A server that is timed cannot be reached, refuses, or answers with what cannot be timed."""
 
 
 class MissingExtraError(PenjingError):

@@ -115,11 +115,24 @@ def test_chat_answers_until_the_input_ends(
     assert run("chat", checkpoint, "--max-tokens", 4).code == 0
 
 
-def test_bench(run: Run, tray: Path) -> None:
-    sizes = ("--prompt-tokens", 16, "--output-tokens", 8, "--streams", 3)
-    result = document(run("bench", tray, *sizes, "--json"))
-    assert result["decode_tokens_per_second"] > 0
-    assert result["median_ttft_seconds"] <= result["p99_ttft_seconds"]
+def test_bench_of_an_artifact_has_a_row_for_each_load(run: Run, tray: Path) -> None:
+    sizes = ("--prompt", "16,32", "--output", 8, "--concurrency", "1,3", "--rounds", 1, "--warmup", 0)
+    rows = document(run("bench", tray, *sizes, "--json"))["rows"]
+    loads = [(row["workload"]["prompt_tokens"], row["workload"]["streams"]) for row in rows]
+    assert loads == [(16, 1), (16, 3), (32, 1), (32, 3)]
+    assert all(row["decode_tokens_per_second"] > 0 for row in rows)
+    assert "Shares are of limits measured in this run" in run("bench", tray, *sizes).out
+
+
+def test_bench_of_a_shape_says_where_its_weights_are(run: Run, cache: Path, tmp_path: Path) -> None:
+    sizes = ("--prompt", 8, "--output", 16, "--arrivals", 40, "--rounds", 1, "--threads", 1)
+    shape = ("--shape", "tiny", "--format", "layered", "--group-size", 32)
+    outcome = run("bench", *shape, "--tier", "fast", *sizes, "--json")
+    assert document(outcome)["rows"][0]["arriving_ttft_seconds"]["p50"] > 0
+    assert str(cache / "random" / "tiny-layered-g32") in outcome.err
+    said = run("bench", "--shape", "tiny", "--format", "bf16", "--cache-dir", tmp_path / "here", *sizes)
+    assert "TTFT of the arriving prompts" in said.out
+    assert (tmp_path / "here" / "tiny-bf16" / "manifest.json").is_file()
 
 
 def test_export_loads_as_a_checkpoint(run: Run, tray: Path, tmp_path: Path) -> None:

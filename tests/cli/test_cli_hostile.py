@@ -220,3 +220,21 @@ def test_unlisted_option(run: Run, artifact: Path) -> None:
     outcome = run("verify", artifact, "--remesure", "x")
     assert outcome.code == 2
     assert "--remesure" in outcome.err
+
+
+def test_bench_of_two_things_or_none(run: Run, artifact: Path) -> None:
+    refused(run("bench"), "SpecError", "nothing to time", "--shape", "--url")
+    refused(run("bench", artifact, "--shape", "tiny"), "SpecError", "MODEL and --shape")
+    refused(run("bench", artifact, "--format", "int8"), "SpecError", "--format goes with --shape")
+    refused(run("bench", "--shape", "tiny", "--model", "a"), "SpecError", "--model goes with --url")
+    refused(run("bench", "--url", "http://127.0.0.1:9/v1", "--threads", 2), "SpecError", "--threads")
+
+
+def test_bench_of_what_cannot_be(run: Run, artifact: Path) -> None:
+    refused(run("bench", artifact, "--prompt", "many"), "SpecError", "--prompt 'many'")
+    refused(run("bench", artifact, "--concurrency", "1,0"), "SpecError", "streams")
+    refused(run("bench", artifact, "--prompt", 4096), "PromptTooLongError", "4160 tokens")
+    refused(run("bench", "--shape", "colossal"), "SpecError", "tinyllama-1.1b")
+    refused(run("bench", "--shape", "tiny", "--group-size", 48), "SpecError", "--group-size")
+    refused(run("bench", "--shape", "tiny", "--format", "bf16", "--group-size", 64), "SpecError", "no groups")
+    refused(run("bench", "--url", "http://127.0.0.1:9/v1"), "EndpointError", "cannot be reached")

@@ -132,3 +132,16 @@ def test_roofline_names_what_binds() -> None:
     slow = roofline(cost, machine(read=1e15, rate=1e6))
     assert (slow.decode_bound, slow.prefill_bound) == ("arithmetic", "arithmetic")
     assert slow.prefill_tokens_per_second == pytest.approx(512 * 1e6 / cost.prefill_flops)
+
+
+def test_streams_share_the_weights_but_not_the_cache_or_the_arithmetic() -> None:
+    config = small_config()
+    cost = model_cost(config, bytes_in_dtype(config, 1), context_tokens=10, prefill_tokens=3)
+    assert cost.kv_read_bytes == 10 * cost.kv_bytes_per_token
+    starved = roofline(cost, machine(read=1e6, rate=1e15), streams=4)
+    read = cost.decode_read_bytes + 3 * cost.kv_read_bytes
+    assert starved.decode_tokens_per_second == pytest.approx(4 * 1e6 / read)
+    assert starved.prefill_tokens_per_second == pytest.approx(4 * 3 * 1e6 / cost.weight_bytes)
+    slow = roofline(cost, machine(read=1e15, rate=1e6), streams=4)
+    assert slow.decode_tokens_per_second == pytest.approx(1e6 / cost.decode_flops)
+    assert slow.prefill_tokens_per_second == pytest.approx(3 * 1e6 / cost.prefill_flops)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from penjing.cli import inspect, make, run
+from penjing.cli import bench, inspect, make, run
 from penjing.cli.show import fail
 from penjing.errors import PenjingError
 
@@ -25,7 +25,7 @@ INSPECT, MAKE, RUN = "Look", "Make smaller", "Run"
 app.command("profile", rich_help_panel=INSPECT)(inspect.profile)
 app.command("evaluate", rich_help_panel=INSPECT)(inspect.evaluate)
 app.command("verify", rich_help_panel=INSPECT)(inspect.verify)
-app.command("bench", rich_help_panel=INSPECT)(inspect.bench)
+app.command("bench", rich_help_panel=INSPECT)(bench.bench)
 app.command("optimize", rich_help_panel=MAKE)(make.optimize)
 app.command("quantize", rich_help_panel=MAKE)(make.quantize)
 app.command("export", rich_help_panel=MAKE)(make.export)

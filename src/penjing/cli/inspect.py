@@ -1,4 +1,4 @@
-"""Commands that look and change nothing: profile, evaluate, verify, bench."""
+"""Commands that look and change nothing: profile, evaluate, verify."""
 
 from __future__ import annotations
 
@@ -86,32 +86,3 @@ def verify(
     else:
         again = "" if found.remeasured is None else ", and holds when measured again"
         print(f"the certificate belongs to it and keeps its budget{again}")
-
-
-def bench(
-    model: Model,
-    prompt_tokens: Annotated[int, typer.Option(min=1, help="Length of the prompt.")] = 256,
-    output_tokens: Annotated[int, typer.Option(min=2, help="Tokens to decode.")] = 64,
-    streams: Annotated[int, typer.Option(min=1, help="Requests at a time.")] = 1,
-    tier: Tier = None,
-    threads: Threads = None,
-    as_json: Json = False,
-) -> None:
-    """Time prefill and decoding, and relate them to this machine's measured limits."""
-    from penjing.cli.tables import print_bench
-    from penjing.optimize.bench import measure_bench
-
-    with progress_bar() as progress:
-        result = measure_bench(
-            model,
-            prompt_tokens=prompt_tokens,
-            output_tokens=output_tokens,
-            streams=streams,
-            tier=tier.value if tier else None,
-            threads=threads,
-            progress=progress,
-        )
-    if as_json:
-        print_json(result.model_dump(mode="json"))
-    else:
-        print_bench(result)

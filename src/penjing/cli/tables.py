@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from penjing.cli.show import megabytes, print_table
 from penjing.measure.cost import ModelCost
-from penjing.optimize.bench import Bench
+from penjing.optimize.bench import Bench, Quantiles, Row
 from penjing.optimize.evaluation import Evaluation
 from penjing.optimize.profile import Profile
 from penjing.report.markdown import before_after_rows, context_line, loss_lines
@@ -85,31 +85,76 @@ def active_rows(cost: ModelCost) -> list[tuple[str, str]]:
 
 
 def print_bench(result: Bench) -> None:
-    """One table: what was measured, and the limit where a single stream has one."""
-    limit, one = result.limit, result.streams == 1
-    decode_share = result.decode_tokens_per_second / limit.decode_tokens_per_second
-    prefill_share = result.prefill_tokens_per_second / limit.prefill_tokens_per_second
+    """A row for each workload; shares are of this machine's measured limits."""
     print_table(
-        f"{result.model}, tier {result.tier}, {result.machine.isa}: "
-        f"{result.streams} x ({result.prompt_tokens} + {result.output_tokens}) tokens",
-        ("", "measured", "of the limit"),
-        [
-            ("Prefill, tokens/s", f"{result.prefill_tokens_per_second:,.0f}", f"{prefill_share:.0%}"),
-            (
-                "Decode, tokens/s",
-                f"{result.decode_tokens_per_second:,.0f}",
-                f"{decode_share:.0%}" if one else "",
-            ),
-            ("TTFT, median and p99", milliseconds(result.median_ttft_seconds, result.p99_ttft_seconds), ""),
-            (
-                "Between tokens, median and p99",
-                milliseconds(result.median_inter_token_seconds, result.p99_inter_token_seconds),
-                "",
-            ),
-        ],
+        bench_title(result),
+        (
+            "load",
+            "prefill, tokens/s",
+            "TTFT, ms",
+            "decode, tokens/s",
+            "between tokens, ms",
+        ),
+        [bench_row(row) for row in result.rows],
+    )
+    print("\n".join(bench_notes(result)))
+
+
+def bench_title(result: Bench) -> str:
+    """What was timed, and where."""
+    if result.machine is None:
+        return result.model
+    return f"{result.model}, tier {result.tier}, {result.machine.isa}, {result.threads} threads"
+
+
+def bench_row(row: Row) -> tuple[str, ...]:
+    """One workload."""
+    return (
+        row.workload.label,
+        rate(row.prefill_tokens_per_second, row.prefill_share),
+        milliseconds(row.ttft_seconds),
+        rate(row.decode_tokens_per_second, row.decode_share),
+        milliseconds(row.inter_token_seconds),
     )
 
 
-def milliseconds(middle: float, p99: float) -> str:
-    """Two latencies on one line."""
-    return f"{1e3 * middle:,.2f} / {1e3 * p99:,.2f} ms"
+def bench_notes(result: Bench) -> list[str]:
+    """How to read the table, and what did not go as asked."""
+    notes = [
+        "Load: streams x (tokens of prompt + answer). "
+        f"Rates: medians, rounds: {result.rounds}. Times: 50th / 90th / 99th percentile."
+    ]
+    if result.machine is not None:
+        read, compute = result.machine.read_bytes_per_second, result.machine.int8_operations_per_second
+        notes.append(
+            f"Shares are of limits measured in this run: {read / 1e9:,.1f} GB/s, {compute / 1e9:,.0f} GOP/s."
+        )
+    if result.sent is not None:
+        notes.append(f"Sent: {result.sent}.")
+    for row in result.rows:
+        if row.arriving_ttft_seconds is not None:
+            waits = milliseconds(row.arriving_ttft_seconds)
+            notes.append(f"{row.workload.label}: TTFT of the arriving prompts {waits} ms.")
+        counted = row.workload.prompt_tokens, row.workload.output_tokens
+        if (row.prompt_tokens, row.output_tokens, row.tokens_per_arrival) != (*counted, 1):
+            notes.append(
+                f"{row.workload.label}: counted {row.prompt_tokens:,.1f} + {row.output_tokens:,.1f} tokens, "
+                f"{row.tokens_per_arrival:.2f} at a time."
+            )
+    return notes
+
+
+def rate(tokens_per_second: float, share: float | None) -> str:
+    """A rate, and how much of its limit it is, if there is one."""
+    return short(tokens_per_second) + ("" if share is None else f" ({share:.0%})")
+
+
+def milliseconds(times: Quantiles) -> str:
+    """Three latencies in one cell."""
+    return " / ".join(short(1e3 * seconds) for seconds in (times.p50, times.p90, times.p99))
+
+
+def short(number: float) -> str:
+    """Three digits at least, and no more of the fraction than that takes."""
+    digits = 2 if number < 10 else 1 if number < 100 else 0
+    return f"{number:,.{digits}f}"

@@ -44,8 +44,8 @@ class ModelCost(Spec):
     """A whole model at one context length (tokens already cached) and one prefill length (tokens).
 
     active_parameters: those that one token computes with. weight_bytes: every tensor of the tier.
-    decode_read_bytes: weights and cached keys and values that one decoded token reads.
-    activation_bytes_per_token: float32 working memory of a step.
+    decode_read_bytes: weights and cached keys and values that one decoded token reads, of which
+    kv_read_bytes are cached ones. activation_bytes_per_token: float32 working memory of a step.
     """
 
     context_tokens: int
@@ -56,6 +56,7 @@ class ModelCost(Spec):
     prefill_flops: int
     weight_bytes: int
     decode_read_bytes: int
+    kv_read_bytes: int
     activation_bytes_per_token: int
     kv_bytes_per_token: int
     blocks: tuple[BlockCost, ...]
@@ -94,6 +95,7 @@ def model_cost(
     weight_bytes = sum(tensor_bytes[name] for name in roles)
     idle = sum(_idle_expert_bytes(block, index, tensor_bytes) for index, block in enumerate(config.blocks))
     read = weight_bytes - idle - (0 if config.tied_head else tensor_bytes["embedding"])
+    kv_read = sum(_kv_read_bytes(config, block, context_tokens) for block in config.blocks)
     parameters = sum(math.prod(role.shape) for role in roles.values())
     return ModelCost(
         context_tokens=context_tokens,
@@ -103,7 +105,8 @@ def model_cost(
         decode_flops=sum(block.flops_per_token for block in blocks) + head_flops,
         prefill_flops=prefill_tokens * matrix_flops + prefill_attention + head_flops,
         weight_bytes=weight_bytes,
-        decode_read_bytes=read + sum(_kv_read_bytes(config, b, context_tokens) for b in config.blocks),
+        decode_read_bytes=read + kv_read,
+        kv_read_bytes=kv_read,
         activation_bytes_per_token=max(_activation_bytes(config, block) for block in config.blocks),
         kv_bytes_per_token=kv_per_token,
         blocks=blocks,
@@ -137,15 +140,20 @@ def kv_bytes_per_token(config: ModelConfig, block: BlockConfig) -> int:
     return total
 
 
-def roofline(cost: ModelCost, machine: Machine) -> Roofline:
-    """Bounds for an artifact of integer matrices (float matrices compute slower than the int8 rate)."""
+def roofline(cost: ModelCost, machine: Machine, streams: int = 1) -> Roofline:
+    """Bounds for an artifact of integer matrices (float matrices compute slower than the int8 rate).
+
+    Rates are of all `streams` together, which read the weights once between them, and each its own keys and
+    values.
+    """
     rate, bandwidth = machine.int8_operations_per_second, machine.read_bytes_per_second
-    decode_memory, decode_compute = cost.decode_read_bytes / bandwidth, cost.decode_flops / rate
-    prefill_memory, prefill_compute = cost.weight_bytes / bandwidth, cost.prefill_flops / rate
+    decode_read = cost.decode_read_bytes + (streams - 1) * cost.kv_read_bytes
+    decode_memory, decode_compute = decode_read / bandwidth, streams * cost.decode_flops / rate
+    prefill_memory, prefill_compute = cost.weight_bytes / bandwidth, streams * cost.prefill_flops / rate
     return Roofline(
-        decode_tokens_per_second=1.0 / max(decode_memory, decode_compute),
+        decode_tokens_per_second=streams / max(decode_memory, decode_compute),
         decode_bound="memory" if decode_memory >= decode_compute else "arithmetic",
-        prefill_tokens_per_second=cost.prefill_tokens / max(prefill_memory, prefill_compute),
+        prefill_tokens_per_second=streams * cost.prefill_tokens / max(prefill_memory, prefill_compute),
         prefill_bound="memory" if prefill_memory >= prefill_compute else "arithmetic",
     )
 

@@ -1,0 +1,1 @@
+"""What bench/peers.py is made of: their environment, their models, and a process for each."""
