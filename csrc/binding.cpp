@@ -203,4 +203,5 @@ NB_MODULE(_core, module) {
       "crc32c_portable", [](Flat<uint8_t> bytes) { return crc32c_portable(0, bytes.data(), bytes.size()); },
       "bytes"_a.noconvert());
   bind_model(module);
+  bind_sampling(module);
 }

@@ -17,7 +17,7 @@ from penjing.artifact.config import (
     expected_tensors,
 )
 from penjing.artifact.manifest import Manifest, Provenance, Source
-from penjing.artifact.reader import Artifact
+from penjing.artifact.reader import Artifact, is_artifact
 from penjing.artifact.verify import verify_artifact
 from penjing.artifact.writer import ArtifactWriter
 
@@ -37,6 +37,7 @@ __all__ = [
     "TensorRole",
     "block_tensors",
     "expected_tensors",
+    "is_artifact",
     "read_certificate",
     "verify_artifact",
     "write_certificate",

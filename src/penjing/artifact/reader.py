@@ -15,6 +15,7 @@ from penjing.artifact.checksum import available_threads, sha256_of, sha256_of_fi
 from penjing.artifact.config import ModelConfig, expected_tensors
 from penjing.artifact.layout import (
     ALIGNMENT,
+    MANIFEST_FILE,
     RESIDUAL_FILE,
     TENSORS_FILE,
     TensorFile,
@@ -165,6 +166,11 @@ class Artifact:
                     raise NonFiniteScaleError(
                         f"{self.path}: NaN or Inf among the scales of {name}; write the artifact again"
                     )
+
+
+def is_artifact(path: str | Path) -> bool:
+    """Whether this looks like a directory that Penjing wrote."""
+    return (Path(path) / MANIFEST_FILE).is_file()
 
 
 def file_sha256(path: Path) -> str:

@@ -15,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penjing.kernels import _core
-from penjing.kernels._core import Matrix
+from penjing.kernels._core import Choice, Matrix
 from penjing.kernels.reference import PackedRows
 from penjing.spec import Tier
 
 __all__ = [
+    "Choice",
     "Matrix",
     "PackedRows",
     "available_isas",

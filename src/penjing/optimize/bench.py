@@ -14,8 +14,8 @@ from penjing.engine import Engine, Sampling
 from penjing.errors import PromptTooLongError, SpecError
 from penjing.measure.cost import Roofline, model_cost, roofline, stored_bytes
 from penjing.measure.machine import Machine, probe_machine
-from penjing.optimize.evaluate import runnable
 from penjing.optimize.progress import Progress, silent
+from penjing.optimize.reference import runnable
 from penjing.spec import Spec, Tier
 
 ROUNDS = 5
