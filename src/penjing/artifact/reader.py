@@ -30,7 +30,7 @@ from penjing.errors import (
     UnsupportedConfigError,
 )
 from penjing.formats import Encoded
-from penjing.kernels import crc32c
+from penjing.kernels import crc32c_each
 from penjing.spec import TIERS, Tier
 
 FLOAT16_EXPONENT = np.uint16(0x7C00)  # all ones: NaN or Inf
@@ -139,18 +139,17 @@ class Artifact:
 
     def check_parts(self, verify: Verification) -> None:
         """Compare the checksum of every part. Raises ChecksumError naming the tensor."""
-        threads = available_threads()
-        for name, entry in self.entries():
-            for part, record in entry.parts.items():
-                view = self.view(record)
-                same = crc32c(view, threads) == record.crc32c
-                if verify == "sha256":
-                    same = same and sha256_of(view) == record.sha256
-                if not same:
-                    raise ChecksumError(
-                        f"{self.path / record.file}: {part} of {name} do not match their checksum; "
-                        "the file is damaged, copy or write it again"
-                    )
+        parts = [(name, *item) for name, entry in self.entries() for item in entry.parts.items()]
+        checksums = crc32c_each([self.view(record) for _, _, record in parts], available_threads())
+        for (name, part, record), checksum in zip(parts, checksums, strict=True):
+            same = checksum == record.crc32c
+            if verify == "sha256":
+                same = same and sha256_of(self.view(record)) == record.sha256
+            if not same:
+                raise ChecksumError(
+                    f"{self.path / record.file}: {part} of {name} do not match their checksum; "
+                    "the file is damaged, copy or write it again"
+                )
 
     def check_numbers(self) -> None:
         """Refuse NaN and Inf. Raises NonFiniteScaleError naming the tensor."""
