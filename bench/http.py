@@ -31,7 +31,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from penjing.engine import MAX_STRETCH, Engine, Sampling
 from penjing.models.embedded import SEEDLING_NAME
-from penjing.optimize.evaluate import runnable
+from penjing.optimize.reference import runnable
 
 EVENT, USAGE = b"data: {", re.compile(rb'"completion_tokens":(\d+)')
 

@@ -26,7 +26,7 @@ from penjing.engine.pages import pages_for
 from penjing.errors import CapacityError
 from penjing.measure.machine import usable_cores
 from penjing.models.embedded import SEEDLING_NAME
-from penjing.optimize.evaluate import runnable
+from penjing.optimize.reference import runnable
 from penjing.spec import Tier
 
 REQUESTS = 60  # of an episode

@@ -193,14 +193,17 @@ NB_MODULE(_core, module) {
   module.def("dequantize_row", &dequantize_row, "matrix"_a, "row"_a, "tier"_a, "isa"_a, "out"_a.noconvert());
   module.def(
       "crc32c",
-      [](Flat<uint8_t> bytes, int threads) {
+      [](const std::vector<Flat<uint8_t>>& buffers, int threads) {
+        std::vector<Bytes> views;
+        for (const Flat<uint8_t>& buffer : buffers) views.push_back({buffer.data(), buffer.size()});
         nb::gil_scoped_release released;
         ThreadPool pool(threads);
-        return crc32c(bytes.data(), bytes.size(), pool);
+        return crc32c(views, pool);
       },
-      "bytes"_a.noconvert(), "threads"_a);
+      "buffers"_a, "threads"_a);
   module.def(
       "crc32c_portable", [](Flat<uint8_t> bytes) { return crc32c_portable(0, bytes.data(), bytes.size()); },
       "bytes"_a.noconvert());
   bind_model(module);
+  bind_sampling(module);
 }

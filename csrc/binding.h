@@ -20,4 +20,7 @@ struct BoundMatrix {
 // Adds the model to the module (model_binding.cpp).
 void bind_model(nanobind::module_& module);
 
+// Adds the sampler (sampling_binding.cpp).
+void bind_sampling(nanobind::module_& module);
+
 }  // namespace penjing

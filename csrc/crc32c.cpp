@@ -1,8 +1,8 @@
 #include "crc32c.h"
 
+#include <algorithm>
 #include <array>
 #include <cstring>
-#include <vector>
 
 #include "threads.h"
 
@@ -92,19 +92,21 @@ uint32_t crc32c_combine(uint32_t first, uint32_t second, uint64_t second_size) {
   return multiply(zero_bytes(second_size), first) ^ second;
 }
 
-uint32_t crc32c(const uint8_t* data, size_t size, ThreadPool& pool) {
-  const size_t chunks = (size + kChunkBytes - 1) / kChunkBytes;
-  const auto chunk_size = [&](size_t chunk) {
-    return chunk + 1 < chunks ? kChunkBytes : size - chunk * kChunkBytes;
-  };
-  std::vector<uint32_t> parts(chunks);
-  pool.run(static_cast<int64_t>(chunks), [&](int64_t chunk, int) {
-    const auto index = static_cast<size_t>(chunk);
-    parts[index] = crc32c_chunk(data + index * kChunkBytes, chunk_size(index));
-  });
-  uint32_t whole = 0;
-  for (size_t chunk = 0; chunk < chunks; ++chunk)
-    whole = crc32c_combine(whole, parts[chunk], chunk_size(chunk));
+std::vector<uint32_t> crc32c(const std::vector<Bytes>& buffers, ThreadPool& pool) {
+  std::vector<Bytes> chunks;
+  std::vector<size_t> buffer_of;  // of each chunk
+  for (size_t buffer = 0; buffer < buffers.size(); ++buffer)
+    for (size_t begin = 0; begin < buffers[buffer].size; begin += kChunkBytes) {
+      chunks.push_back({buffers[buffer].data + begin, std::min(kChunkBytes, buffers[buffer].size - begin)});
+      buffer_of.push_back(buffer);
+    }
+  std::vector<uint32_t> parts(chunks.size()), whole(buffers.size());
+  pool.run(static_cast<int64_t>(chunks.size()),
+           [&](int64_t chunk, int) { parts[chunk] = crc32c_chunk(chunks[chunk].data, chunks[chunk].size); });
+  for (size_t chunk = 0; chunk < chunks.size(); ++chunk) {
+    uint32_t& sum = whole[buffer_of[chunk]];
+    sum = crc32c_combine(sum, parts[chunk], chunks[chunk].size);
+  }
   return whole;
 }
 

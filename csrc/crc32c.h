@@ -2,13 +2,19 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 namespace penjing {
 
 class ThreadPool;
 
-// Of `size` bytes, chunks of which are computed in parallel and combined.
-uint32_t crc32c(const uint8_t* data, size_t size, ThreadPool& pool);
+struct Bytes {
+  const uint8_t* data;
+  size_t size;
+};
+
+// Of each buffer. Chunks of all of them are computed in parallel and combined.
+std::vector<uint32_t> crc32c(const std::vector<Bytes>& buffers, ThreadPool& pool);
 
 // The same by table, one byte at a time, continuing from the checksum of what came before.
 uint32_t crc32c_portable(uint32_t before, const uint8_t* data, size_t size);

@@ -5,6 +5,7 @@
 #include "elementwise_body.h"
 #include "kernels.h"
 #include "linear_body.h"
+#include "sampling_body.h"
 
 namespace penjing {
 
@@ -22,7 +23,9 @@ constexpr Kernels kernel_table(const char* name) {
           softcap<Isa>,
           softmax<Isa>,
           write_kv<Isa>,
-          attend<Isa>};
+          attend<Isa>,
+          scan_logits<Isa>,
+          weigh_logits<Isa>};
 }
 
 }  // namespace penjing

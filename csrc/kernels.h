@@ -13,6 +13,7 @@ constexpr int64_t kRowsPerTile = 16;    // output rows whose weights share a 64-
 constexpr int64_t kBlockTokens = 16;    // most tokens whose activations share a line
 constexpr int64_t kPageTokens = 32;     // tokens a KV page
 constexpr int64_t kSpanTokens = 256;    // attention is computed in spans of this many absolute positions
+constexpr int64_t kLogitsPerRun = 64;   // logits whose maximum is noted when a row is scanned
 
 enum class Format : int32_t { fp32 = 0, fp16 = 1, bf16 = 2, int8 = 3, int4 = 4, layered = 5 };
 enum class Tier : int32_t { fast = 0, best = 1 };
@@ -116,6 +117,13 @@ struct Kernels {
   void (*attend)(const KvPlane& keys, const KvPlane& values, const int32_t* pages, int64_t kv_head,
                  int64_t first, int64_t last, const float* query, int64_t queries, float scale,
                  float* scratch, float* out);
+
+  // The maximum of each run of kLogitsPerRun logits, into maxima; false if there is a NaN among them.
+  bool (*scan_logits)(const float* logits, int64_t n, float* maxima);
+
+  // weights = round(2^44 e^((logits - largest) * inverse_temperature)), n of them; their sum. n is at most 2^20.
+  uint64_t (*weigh_logits)(const float* logits, int64_t n, float largest, double inverse_temperature,
+                           uint64_t* weights);
 };
 
 // The table for a name ("avx512", "avx2vnni", "avx2", "scalar"), or null if this CPU cannot run it.

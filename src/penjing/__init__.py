@@ -11,7 +11,6 @@ Names are loaded on first use, so that what serves never waits for what optimize
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     from penjing.serve.artifacts import serve_models as serve
     from penjing.spec import Budget, Recipe, preset
 
-__version__ = version("penjing")
+    __version__: str
 
 # name -> (module, attribute in it; none for a package that is itself callable)
 _HOMES = {
@@ -77,6 +76,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("penjing")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module, attribute = _HOMES[name]

@@ -10,7 +10,6 @@ import math
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -32,9 +31,9 @@ TIERS: tuple[Tier, ...] = ("fast", "best")
 
 
 class Spec(BaseModel):
-    """Frozen, and strict about names."""
+    """Frozen, and strict about names. Validators are built on first use: most programs use few of them."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class WeightFormat(Spec):
@@ -142,6 +141,8 @@ def describe(error: ValidationError) -> str:
 
 def read_recipe(path: Path) -> Recipe:
     """Read a recipe from a YAML or JSON file. Raises SpecError for anything but a valid recipe."""
+    import yaml
+
     try:
         data: Any = yaml.safe_load(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError) as error:

@@ -68,7 +68,7 @@ class FakeRunner:
         for source, target in pairs:
             self.memory[target] = self.memory[source]
 
-    def step(self, sequences: Sequence[StepSequence]) -> np.ndarray:
+    def step(self, sequences: Sequence[StepSequence], out: np.ndarray | None = None) -> np.ndarray:
         assert sequences, "an empty step"
         self.steps.append(list(sequences))
         for sequence in sequences:

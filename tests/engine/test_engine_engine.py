@@ -352,7 +352,7 @@ def test_an_interrupted_step_can_be_repeated(monkeypatch: pytest.MonkeyPatch) ->
     sequence_id = engine.submit([1] * 40, SAMPLED)
     generated = [event.token for event in engine.step()]
 
-    def interrupt(sequences: object) -> None:
+    def interrupt(sequences: object, out: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

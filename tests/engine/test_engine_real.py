@@ -69,7 +69,7 @@ class RecordingRunner(FakeRunner):
         super().copy_pages(pairs)
         self.real.copy_pages(pairs)
 
-    def step(self, sequences: Sequence[StepSequence]) -> np.ndarray:
+    def step(self, sequences: Sequence[StepSequence], out: np.ndarray | None = None) -> np.ndarray:
         super().step(sequences)
         logits = self.real.step(sequences)
         wanted = [(sequence, int(index)) for sequence in sequences for index in sequence.wanted]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from array import array
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -7,21 +9,26 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sampling_oracle import keep_top_k, keep_top_p, uniform
 
 from penjing.engine import Sampling
-from penjing.engine.sampling import (
-    choose,
-    draw,
-    keep_top_k,
-    keep_top_p,
-    log_normalizer,
-    log_probabilities,
-    uniform,
-)
+from penjing.engine.sampling import ChoiceRequest, Sampler
 from penjing.engine.stopping import AnswerText, overlap
 from penjing.errors import SamplingError
+from penjing.kernels import Choice, default_isa
 
 LOGITS = np.log(np.array([0.1, 0.4, 0.2, 0.25, 0.05], np.float32))
+SAMPLER = Sampler(1, default_isa())
+
+
+def one_choice(
+    logits: np.ndarray, sampling: Sampling, tokens: Sequence[int] = (), sampler: Sampler = SAMPLER
+) -> Choice:
+    return sampler.choose(logits[None], [ChoiceRequest(0, sampling.options(), array("i", tokens))])[0]
+
+
+def choose(logits: np.ndarray, sampling: Sampling, tokens: Sequence[int]) -> int | None:
+    return one_choice(logits, sampling, tokens).token
 
 
 def draws(sampling: Sampling, logits: np.ndarray = LOGITS, count: int = 4000) -> np.ndarray:
@@ -136,11 +143,6 @@ def test_ruled_out_tokens_are_never_drawn() -> None:
     assert choose(logits, Sampling(repetition_penalty=1.5), [1, 0]) == 2
 
 
-def test_draw_never_leaves_the_tokens_that_have_weight() -> None:
-    weights = np.array([0, 1, 0, 3, 0], np.float64)
-    assert [draw(weights, number) for number in (0.0, 0.2499, 0.25, 1 - 2.0**-53, 1.0)] == [1, 1, 3, 3, 3]
-
-
 def test_extreme_logits_and_temperatures_do_not_overflow() -> None:
     logits = np.array([-3e38, 5.0, 3.0], np.float32)
     assert draws(Sampling(temperature=0.5), logits, 50)[0] == 0
@@ -164,20 +166,33 @@ def test_generator_is_a_function_of_seed_and_position() -> None:
 
 
 def test_log_probabilities_are_of_the_raw_distribution() -> None:
-    logprob, alternatives = log_probabilities(LOGITS + 100, 2, 3)
-    assert logprob == pytest.approx(np.log(0.2), abs=1e-5)
-    assert [token for token, _ in alternatives] == [1, 3, 2]
-    assert [value for _, value in alternatives] == pytest.approx(np.log([0.4, 0.25, 0.2]), abs=1e-5)
-    assert log_probabilities(LOGITS, 2, 0)[1] == ()
+    choice = one_choice(LOGITS + 100, Sampling(logprobs=3, logit_bias={2: 50.0}, temperature=3.0))
+    assert choice.token == 2
+    assert choice.log_probability == pytest.approx(np.log(0.2), abs=1e-5)
+    assert [token for token, _ in choice.alternatives] == [1, 3, 2]
+    assert [value for _, value in choice.alternatives] == pytest.approx(np.log([0.4, 0.25, 0.2]), abs=1e-5)
+    assert one_choice(LOGITS, Sampling(logprobs=0)).alternatives == []
+    assert len(one_choice(LOGITS, Sampling(logprobs=20)).alternatives) == 5
     ties = np.zeros(4, np.float32)
-    assert [token for token, _ in log_probabilities(ties, 0, 2)[1]] == [0, 1]
+    assert [token for token, _ in one_choice(ties, Sampling(logprobs=2)).alternatives] == [0, 1]
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_normalizer_shows_numbers_that_are_not(bad: float) -> None:
-    logits = LOGITS.copy()
-    logits[2] = bad
-    assert np.isnan(log_normalizer(logits))
+@pytest.mark.parametrize("bad", [np.nan, -np.nan, np.inf])
+@pytest.mark.parametrize("length", [1, 5, 64, 131, 2000])
+def test_numbers_that_are_not_are_found_wherever_they_stand(bad: float, length: int) -> None:
+    for place in {0, length // 2, length - 1}:
+        logits = np.linspace(-1, 1, length, dtype=np.float32)
+        logits[place] = bad
+        for sampling in (Sampling(), Sampling(temperature=1.0), Sampling(logit_bias={0: 1.0})):
+            assert one_choice(logits, sampling).token is None
+        assert np.isnan(SAMPLER.log_normalizers(logits[None])).all()
+
+
+def test_a_row_in_which_all_is_ruled_out_has_no_token() -> None:
+    logits = np.full(100, -np.inf, np.float32)
+    assert one_choice(logits, Sampling()).token is None
+    logits[77] = -3e38
+    assert one_choice(logits, Sampling(temperature=2.0, top_k=3, top_p=0.5)).token == 77
 
 
 class Letters:

@@ -54,7 +54,7 @@ class FakeRunner:
         for source, target in pairs:
             self.memory[target] = self.memory[source]
 
-    def step(self, sequences: Sequence[StepSequence]) -> np.ndarray:
+    def step(self, sequences: Sequence[StepSequence], out: np.ndarray | None = None) -> np.ndarray:
         time.sleep(self.step_seconds)
         if self.failure is not None:
             raise self.failure

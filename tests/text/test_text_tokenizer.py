@@ -160,7 +160,7 @@ def test_today(tmp_path: Path) -> None:
 @pytest.mark.parametrize("template", ["{% for %}", "{{ 'a' ", "{% unknown %}", 7])
 def test_template_that_does_not_compile(tmp_path: Path, template: object) -> None:
     with pytest.raises(TokenizerError, match=r"chat.template"):
-        load(tmp_path, chat_template=template)
+        load(tmp_path, chat_template=template).render_chat(MESSAGES)
 
 
 @pytest.mark.parametrize(

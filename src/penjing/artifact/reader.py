@@ -15,6 +15,7 @@ from penjing.artifact.checksum import available_threads, sha256_of, sha256_of_fi
 from penjing.artifact.config import ModelConfig, expected_tensors
 from penjing.artifact.layout import (
     ALIGNMENT,
+    MANIFEST_FILE,
     RESIDUAL_FILE,
     TENSORS_FILE,
     TensorFile,
@@ -29,7 +30,7 @@ from penjing.errors import (
     UnsupportedConfigError,
 )
 from penjing.formats import Encoded
-from penjing.kernels import crc32c
+from penjing.kernels import crc32c_each
 from penjing.spec import TIERS, Tier
 
 FLOAT16_EXPONENT = np.uint16(0x7C00)  # all ones: NaN or Inf
@@ -138,18 +139,17 @@ class Artifact:
 
     def check_parts(self, verify: Verification) -> None:
         """Compare the checksum of every part. Raises ChecksumError naming the tensor."""
-        threads = available_threads()
-        for name, entry in self.entries():
-            for part, record in entry.parts.items():
-                view = self.view(record)
-                same = crc32c(view, threads) == record.crc32c
-                if verify == "sha256":
-                    same = same and sha256_of(view) == record.sha256
-                if not same:
-                    raise ChecksumError(
-                        f"{self.path / record.file}: {part} of {name} do not match their checksum; "
-                        "the file is damaged, copy or write it again"
-                    )
+        parts = [(name, *item) for name, entry in self.entries() for item in entry.parts.items()]
+        checksums = crc32c_each([self.view(record) for _, _, record in parts], available_threads())
+        for (name, part, record), checksum in zip(parts, checksums, strict=True):
+            same = checksum == record.crc32c
+            if verify == "sha256":
+                same = same and sha256_of(self.view(record)) == record.sha256
+            if not same:
+                raise ChecksumError(
+                    f"{self.path / record.file}: {part} of {name} do not match their checksum; "
+                    "the file is damaged, copy or write it again"
+                )
 
     def check_numbers(self) -> None:
         """Refuse NaN and Inf. Raises NonFiniteScaleError naming the tensor."""
@@ -165,6 +165,11 @@ class Artifact:
                     raise NonFiniteScaleError(
                         f"{self.path}: NaN or Inf among the scales of {name}; write the artifact again"
                     )
+
+
+def is_artifact(path: str | Path) -> bool:
+    """Whether this looks like a directory that Penjing wrote."""
+    return (Path(path) / MANIFEST_FILE).is_file()
 
 
 def file_sha256(path: Path) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import os
+
 import typer
 
 from penjing.cli import bench, inspect, make, run
@@ -21,6 +24,8 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 
+GARBAGE_THRESHOLD = 50_000  # new objects between two looks; 700 by default
+
 INSPECT, MAKE, RUN = "Look", "Make smaller", "Run"
 app.command("profile", rich_help_panel=INSPECT)(inspect.profile)
 app.command("evaluate", rich_help_panel=INSPECT)(inspect.evaluate)
@@ -37,7 +42,15 @@ app.command("demo", rich_help_panel=RUN)(run.demo)
 
 def main() -> None:
     """Run the command line; an error that a user can cause is one line and exit code 2 (or 3: the budget)."""
+    hasten_start()
     try:
         app()
     except PenjingError as error:
         fail(error)
+
+
+def hasten_start() -> None:
+    """Spare the process what takes a tenth of its start: looking again and again for garbage among modules
+    that stay, and looking through all installed packages for plugins of pydantic."""
+    gc.set_threshold(GARBAGE_THRESHOLD)
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -11,7 +11,9 @@ from penjing.cli.options import Checkpoint, Data, Force, FormatName, Json, Out, 
 from penjing.cli.show import measured_text, megabytes, percent, print_json, print_table, progress_bar
 from penjing.data.documents import DEFAULT_TOKENS
 from penjing.errors import SpecError
-from penjing.spec import Budget, Recipe, preset, read_recipe, validate
+
+if TYPE_CHECKING:  # the package behind it takes time to load
+    from penjing.spec import Recipe
 
 
 def optimize(
@@ -38,6 +40,7 @@ def optimize(
     """
     from penjing.cli.tables import print_evaluation
     from penjing.optimize.search import optimize as search
+    from penjing.spec import Budget, validate
 
     wanted = {"max_size": max_size, "max_loss": max_loss, "confidence": confidence}
     budget = validate(Budget, wanted, "budget")
@@ -104,6 +107,8 @@ def quantize(
 
 def chosen_recipe(format: FormatName | None, group_size: int | None, recipe: Path | None) -> Recipe:
     """One recipe from either a file or the short options. Raises SpecError if both are given."""
+    from penjing.spec import preset, read_recipe
+
     if recipe is not None:
         if format is not None or group_size is not None:
             raise SpecError("--recipe says everything: give it alone, without --format and --group-size")

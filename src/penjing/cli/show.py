@@ -76,7 +76,11 @@ def progress_bar() -> Iterator[Progress]:
 
 def runnable(model: str) -> Path:
     """An artifact directory; the first time, a checkpoint's reference artifact is made, with a bar."""
-    from penjing.optimize.evaluate import runnable as make_runnable
+    from penjing.artifact import is_artifact
+
+    if is_artifact(model):  # nothing of what could make one is loaded
+        return Path(model)
+    from penjing.optimize.reference import runnable as make_runnable
 
     with progress_bar() as progress:
         return make_runnable(model, progress)

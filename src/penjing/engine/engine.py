@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -19,12 +20,14 @@ from penjing.engine.outputs import Completion, EngineStats, Event, FinishReason,
 from penjing.engine.pace import MAX_STRETCH, Pace
 from penjing.engine.pages import PagePool, root_hash
 from penjing.engine.runner import CpuRunner
-from penjing.engine.sampling import Sampling, choose, log_probabilities
+from penjing.engine.sampling import ChoiceRequest, Sampler, Sampling
 from penjing.engine.scheduler import Plan, Scheduler
 from penjing.engine.scoring import NON_FINITE, Scorer
 from penjing.engine.step import Runner
 from penjing.engine.stopping import AnswerText
 from penjing.errors import EngineError, NonFiniteLogitsError, SpecError
+from penjing.kernels import Choice, default_isa
+from penjing.measure.machine import usable_cores
 from penjing.spec import Tier
 from penjing.text import TextStream, Tokenizer
 
@@ -42,8 +45,8 @@ class Engine:
     is how many sequences run at a time. max_queue: most sequences that may wait. max_stretch: how many times
     as long a step may take because of prompts, while answers wait for their next token; infinity makes
     prompts as fast as can be. runner: where to compute, if not on this CPU; `threads` and `isa` are for this
-    CPU. Raises SpecError for settings that cannot work, a subclass of ArtifactError, and CapacityError if the
-    pages cannot be allocated.
+    CPU, which samples in any case. Raises SpecError for settings that cannot work, a subclass of
+    ArtifactError, and CapacityError if the pages cannot be allocated.
     """
 
     def __init__(
@@ -72,7 +75,12 @@ class Engine:
         self._pool = PagePool(num_pages, prefix_cache=prefix_cache)
         pace = Pace(max_stretch)
         self._scheduler = Scheduler(self._pool, max_step_tokens, max_sequences, max_queue, pace)
-        self._scorer = Scorer(self._runner, self._pool, self.config.vocab_size, max_step_tokens)
+        self._sampler = Sampler(threads or usable_cores(), isa or default_isa())
+        self._scorer = Scorer(
+            self._runner, self._pool, self._sampler, self.config.vocab_size, max_step_tokens
+        )
+        # Every step's logits; memory is spent on as many rows as ever were wanted at a time.
+        self._logits = np.empty((max_sequences, self.config.vocab_size), np.float32)
         self._sequences: dict[int, state.Sequence] = {}
         self._num_submitted = self._num_steps = 0
         self._num_prompt_tokens = self._num_generated_tokens = 0
@@ -137,23 +145,28 @@ class Engine:
         if plan.copies:
             self._runner.copy_pages(plan.copies)
         self._num_steps += 1
-        return self._runner.step([share.as_step() for share in plan.shares])
+        shares = [share.as_step() for share in plan.shares]
+        return self._runner.step(shares, out=self._logits[: sum(len(share.wanted) for share in shares)])
 
     def _postprocess(self, plan: Plan, logits: NDArray[np.float32]) -> list[Event]:
-        events: list[Event] = []
-        rows = iter(logits)
+        """A token for every sequence whose last known token was run; answers to one prompt share its row."""
+        leaders = []
         for share in plan.shares:
             self._scheduler.complete(share)
             if share.sequence.num_pending_tokens == 0:
-                row = next(rows)
-                events += [self._advance(member, row) for member in self._scheduler.fork(share.sequence)]
-        return events
+                leaders.append(share.sequence)
+        members = [
+            (row, member) for row, leader in enumerate(leaders) for member in self._scheduler.fork(leader)
+        ]
+        requests = [ChoiceRequest(row, member.options, member.tokens) for row, member in members]
+        choices = self._sampler.choose(logits, requests)
+        return [self._advance(member, choice) for (_, member), choice in zip(members, choices, strict=True)]
 
-    def _advance(self, sequence: state.Sequence, logits: NDArray[np.float32]) -> Event:
-        """Choose one sequence's next token, and see whether it ends there."""
-        if not np.isfinite(logits.max()):  # NaN and +Inf both show in the maximum
+    def _advance(self, sequence: state.Sequence, choice: Choice) -> Event:
+        """Take one sequence's next token, and see whether it ends there."""
+        token = choice.token
+        if token is None:
             return self._finish(sequence, "error")
-        token = choose(logits, sequence.sampling, sequence.tokens)
         sequence.tokens.append(token)
         self._num_generated_tokens += 1
         is_end = token in self.config.eos_ids and not sequence.sampling.ignore_eos
@@ -163,11 +176,9 @@ class Engine:
             text += self._finish(sequence, reason).text
         hits = sequence.num_prefix_hit_tokens if sequence.num_generated_tokens == 1 else 0
         event = Event(sequence.sequence_id, token, text, prefix_hit_tokens=hits, finish_reason=reason)
-        num_alternatives = sequence.sampling.logprobs
-        if num_alternatives is None:
+        if sequence.sampling.logprobs is None:
             return event
-        logprob, alternatives = log_probabilities(logits, token, num_alternatives)
-        return replace(event, logprob=logprob, top_logprobs=alternatives)
+        return replace(event, logprob=choice.log_probability, top_logprobs=tuple(choice.alternatives))
 
     def _finish_reason(self, sequence: state.Sequence, is_end: bool) -> FinishReason | None:
         if is_end or sequence.answer.stopped:
@@ -285,7 +296,7 @@ class Engine:
         self._num_submitted += 1
         return state.Sequence(
             sequence_id=self._num_submitted,
-            tokens=list(map(int, tokens)),
+            tokens=array("i", map(int, tokens)),
             num_prompt_tokens=len(tokens),
             sampling=sampling,
             tier=tier,

@@ -91,9 +91,13 @@ class CpuRunner:
         for source, target in pairs:
             self._model.copy_page(source, target)
 
-    def step(self, sequences: Sequence[StepSequence]) -> NDArray[np.float32]:
+    def step(
+        self, sequences: Sequence[StepSequence], out: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
         """Run one step: logits float32 [sum of wanted, vocab_size], in the order of sequences and wanted.
 
+        out: an array of that shape to write to and return; None makes a new one. Large new ones cost a page
+        fault for every 4 KiB, so that who runs many steps brings one along.
         If the model produces NaN or Inf for a sequence, in any hidden state or wanted logit, all its rows are
         NaN and the other sequences are as they would be without it. Raises EngineError for an adapter, and
         ValueError for anything out of range, before anything is written: no tokens, tokens outside the
@@ -101,7 +105,7 @@ class CpuRunner:
         sequence of this step, wanted rows that do not ascend.
         """
         num_wanted = sum(len(sequence.wanted) for sequence in sequences)
-        logits = np.empty((num_wanted, self._vocab_size), np.float32)
+        logits = np.empty((num_wanted, self._vocab_size), np.float32) if out is None else out
         self._model.step([check_types(sequence) for sequence in sequences], logits)
         return logits
 

@@ -1,4 +1,4 @@
-"""From one row of logits to one token: filters, the draw, and log-probabilities, in numpy.
+"""What a request asks of sampling, and the sampler: from rows of logits to tokens, in the compiled core.
 
 The order is that of transformers and vLLM: logit_bias, repetition_penalty, temperature, top_k, top_p, min_p,
 then one draw. The generator is a function of (seed, position) alone, so a result never depends on what else
@@ -7,7 +7,7 @@ was in the batch. Ties go to the lowest token id.
 
 from __future__ import annotations
 
-import math
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -15,9 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penjing.errors import SamplingError
+from penjing.kernels import _core
 
 MAX_LOGPROBS = 20
 MASK64 = 2**64 - 1
+LARGEST_TOP_K = 2**31 - 1  # more than any vocabulary has
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,19 @@ class Sampling:
         count = self.logprobs
         require(count is None or 0 <= count <= MAX_LOGPROBS, "logprobs", count, f"0 to {MAX_LOGPROBS}")
 
+    def options(self) -> _core.SamplingOptions:
+        """What the core needs to know, for all tokens of an answer."""
+        return _core.SamplingOptions(
+            logit_bias=list(self.logit_bias.items()),
+            repetition_penalty=self.repetition_penalty,
+            temperature=self.temperature,
+            top_k=min(self.top_k, LARGEST_TOP_K),
+            top_p=self.top_p,
+            min_p=self.min_p,
+            seed=self.seed,
+            num_alternatives=self.logprobs,
+        )
+
 
 def require(holds: bool, option: str, value: object, allowed: str) -> None:
     """Raise SamplingError unless an option is in its range."""
@@ -76,115 +91,40 @@ def require(holds: bool, option: str, value: object, allowed: str) -> None:
         raise SamplingError(f"sampling option {option} is {value!r}: it must be {allowed}")
 
 
-def choose(logits: NDArray[np.float32], sampling: Sampling, tokens: Sequence[int]) -> int:
-    """The next token after `tokens` (prompt and answer so far), from its logits [vocab_size].
+@dataclass(frozen=True)
+class ChoiceRequest:
+    """One token to choose: from which row of the logits, how, and after which int32 tokens."""
 
-    The logits are left as they are. They may hold -Inf (a token that is ruled out), not NaN or +Inf.
+    row: int
+    options: _core.SamplingOptions
+    tokens: array[int]
+
+
+class Sampler:
+    """Chooses tokens. A choice is a function of its row, its sampling and the tokens before, on any machine.
+
+    threads: that may share the rows of a call. isa: see `kernels.available_isas`. One caller at a time; the
+    lock on Python is released meanwhile.
     """
-    if sampling.logit_bias or sampling.repetition_penalty != 1:
-        logits = logits.copy()
-        add_bias(logits, sampling.logit_bias)
-        penalize_repetition(logits, sampling.repetition_penalty, tokens)
-    if sampling.temperature == 0:
-        return int(np.argmax(logits))  # the first of equals
-    return draw(filtered_weights(logits, sampling), uniform(sampling.seed, len(tokens)))
 
+    def __init__(self, threads: int, isa: str) -> None:
+        self._sampler = _core.Sampler(isa, threads)
 
-def filtered_weights(logits: NDArray[np.float32], sampling: Sampling) -> NDArray[np.float64]:
-    """Unnormalized probabilities [vocab_size], zero for tokens that a filter drops."""
-    weights = np.exp((logits.astype(np.float64) - float(logits.max())) / sampling.temperature)
-    if sampling.top_k:
-        weights = only(weights, keep_top_k(logits, sampling.top_k))
-    if sampling.top_p < 1:
-        weights = only(weights, keep_top_p(weights, sampling.top_p))
-    if sampling.min_p:
-        weights[weights < sampling.min_p * weights.max()] = 0
-    return weights
+    def choose(self, logits: NDArray[np.float32], requests: Sequence[ChoiceRequest]) -> list[_core.Choice]:
+        """A choice for each request, from logits [rows, vocab_size]; -Inf rules a token out.
 
+        Its token is None for a row with NaN or +Inf in it, or with nothing but -Inf. Log-probabilities are
+        those of the row as it is, before any option. Raises ValueError for rows and tokens out of range.
+        """
+        return self._sampler.choose(
+            logits,
+            [request.row for request in requests],
+            [request.options for request in requests],
+            [request.tokens for request in requests],
+        )
 
-def only(weights: NDArray[np.float64], kept: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Zero but for these tokens."""
-    result = np.zeros_like(weights)
-    result[kept] = weights[kept]
-    return result
-
-
-def draw(weights: NDArray[np.float64], number: float) -> int:
-    """The token at a point of the cumulative distribution, `number` being in [0, 1)."""
-    tokens = np.flatnonzero(weights)
-    cumulative = np.cumsum(weights[tokens])
-    place = np.searchsorted(cumulative, number * cumulative[-1], side="right")
-    return int(tokens[min(int(place), len(tokens) - 1)])  # the product may round up to the total
-
-
-def add_bias(logits: NDArray[np.float32], bias: Mapping[int, float]) -> None:
-    """In place. The engine has refused tokens outside the vocabulary."""
-    for token, value in bias.items():
-        logits[token] += np.float32(value)
-
-
-def penalize_repetition(logits: NDArray[np.float32], penalty: float, tokens: Sequence[int]) -> None:
-    """In place, once for each token that occurs in `tokens`."""
-    if penalty != 1:
-        seen = np.unique(np.asarray(tokens, np.int64))
-        values = logits[seen]
-        logits[seen] = np.where(values > 0, values / np.float32(penalty), values * np.float32(penalty))
-
-
-def keep_top_k(logits: NDArray[np.float32], top_k: int) -> NDArray[np.int64]:
-    """Ids of the k largest logits, ascending; among equals at the border, the lowest ids."""
-    if top_k >= len(logits):
-        return np.arange(len(logits))
-    border = np.partition(logits, -top_k)[-top_k]
-    above = np.flatnonzero(logits > border)
-    equal = np.flatnonzero(logits == border)[: top_k - len(above)]
-    return np.sort(np.concatenate([above, equal]))
-
-
-def keep_top_p(weights: NDArray[np.float64], top_p: float) -> NDArray[np.int64]:
-    """Indices, ascending, of the smallest set of largest weights that reaches top_p of their sum.
-
-    All weights below (1 - top_p) / n of the sum n are together below 1 - top_p of it, so the set is found
-    without them: only a fraction of a large vocabulary is sorted.
-    """
-    total = weights.sum()
-    candidates = np.flatnonzero(weights >= total * (1 - top_p) / len(weights))
-    order = candidates[np.argsort(-weights[candidates], kind="stable")]
-    reached = np.searchsorted(np.cumsum(weights[order]), total * top_p, side="left")
-    return np.sort(order[: int(reached) + 1])
-
-
-def uniform(seed: int, position: int) -> float:
-    """A number in [0, 1), a function of its arguments alone: splitmix64 (Steele et al. 2014) at a counter."""
-    state = (mix64(seed) + (position + 1) * 0x9E3779B97F4A7C15) & MASK64
-    return (mix64(state) >> 11) * 2.0**-53
-
-
-def mix64(value: int) -> int:
-    """The finalizer of splitmix64, a bijection on 64 bits."""
-    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & MASK64
-    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & MASK64
-    return value ^ (value >> 31)
-
-
-def log_normalizer(logits: NDArray[np.float32]) -> float:
-    """log(sum(exp(logits))) of one row; not finite if the row has a NaN or +Inf.
-
-    One row at a time, so that the order of summation cannot depend on how many rows there are.
-    """
-    largest = float(logits.max())
-    if not math.isfinite(largest):
-        return math.nan
-    return largest + math.log(float(np.exp(logits - np.float32(largest)).sum(dtype=np.float64)))
-
-
-def log_probabilities(
-    logits: NDArray[np.float32], token: int, count: int
-) -> tuple[float, tuple[tuple[int, float], ...]]:
-    """The log-probability of a token, and (token, log-probability) of the `count` likeliest, best first."""
-    normalizer = log_normalizer(logits)
-    likeliest = keep_top_k(logits, count) if count else np.empty(0, np.int64)
-    likeliest = likeliest[np.argsort(-logits[likeliest], kind="stable")]
-    return float(logits[token]) - normalizer, tuple(
-        (int(i), float(logits[i]) - normalizer) for i in likeliest
-    )
+    def log_normalizers(self, logits: NDArray[np.float32]) -> NDArray[np.float64]:
+        """log(sum(exp(row))) of logits [rows, vocab_size]; NaN for a row with NaN or +Inf in it."""
+        out = np.empty(len(logits), np.float64)
+        self._sampler.log_normalizers(logits, out)
+        return out

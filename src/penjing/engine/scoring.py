@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penjing.engine.pages import PagePool, pages_for
-from penjing.engine.sampling import log_normalizer
+from penjing.engine.sampling import Sampler
 from penjing.engine.step import Runner, StepSequence
 from penjing.errors import CapacityError, NonFiniteLogitsError
 from penjing.spec import Tier
@@ -34,9 +34,12 @@ class Piece:
 class Scorer:
     """Runs token lists whose logits are all wanted. Pages are held from a list's first piece to its last."""
 
-    def __init__(self, runner: Runner, pool: PagePool, vocab_size: int, max_step_tokens: int) -> None:
+    def __init__(
+        self, runner: Runner, pool: PagePool, sampler: Sampler, vocab_size: int, max_step_tokens: int
+    ) -> None:
         self._runner = runner
         self._pool = pool
+        self._sampler = sampler
         affordable = LOGITS_BYTES_PER_STEP // (4 * vocab_size)
         self._max_rows = min(max_step_tokens, max(MIN_ROWS_PER_STEP, affordable))
         self.held_pages: list[int] = []
@@ -45,12 +48,15 @@ class Scorer:
         """For each list of n tokens, float32 [n - 1]: the log-probability of each token after the first."""
         scores = [np.empty(len(tokens) - 1, np.float32) for tokens in lists]
         for pieces, logits in self.walk([tokens[:-1] for tokens in lists], tier, self._max_rows):
+            targets = [
+                token for piece in pieces for token in lists[piece.index][piece.start + 1 : piece.stop + 1]
+            ]
+            values = logits[np.arange(len(targets)), targets] - self._sampler.log_normalizers(logits)
             row = 0
             for piece in pieces:
-                for position in range(piece.start, piece.stop):
-                    target = lists[piece.index][position + 1]
-                    scores[piece.index][position] = logits[row, target] - log_normalizer(logits[row])
-                    row += 1
+                stop = row + piece.stop - piece.start
+                scores[piece.index][piece.start : piece.stop] = values[row:stop]
+                row = stop
         return scores
 
     def logits(self, tokens: Sequence[int], tier: Tier, rows_per_step: int) -> Iterator[NDArray[np.float32]]:

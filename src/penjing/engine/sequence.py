@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import dataclass, field
 
 from penjing.engine.pages import page_hash
@@ -16,14 +17,14 @@ class Sequence:
     """Tokens known, and how many of them have keys and values in pages.
 
     sequence_id: ascending in order of arrival, so it decides who is served first and preempted last.
-    tokens: prompt and answer so far. num_cached_tokens: those at the front whose KV is in `pages`.
+    tokens: int32, prompt and answer so far. num_cached_tokens: those at the front whose KV is in `pages`.
     num_prefix_hit_tokens: prompt tokens found in the prefix cache before the first token was generated.
     root: parent hash of the first page. page_hashes: the chain over full pages, as far as it was needed.
     followers: answers to the same prompt that wait for this one to compute it, then share its pages.
     """
 
     sequence_id: int
-    tokens: list[int]
+    tokens: array[int]
     num_prompt_tokens: int
     sampling: Sampling
     tier: Tier
@@ -35,6 +36,9 @@ class Sequence:
     num_prefix_hit_tokens: int = 0
     page_hashes: list[bytes] = field(default_factory=list)
     followers: list[Sequence] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.options = self.sampling.options()
 
     @property
     def num_pending_tokens(self) -> int:

@@ -58,9 +58,12 @@ class Runner(Protocol):
     def copy_pages(self, pairs: Sequence[tuple[int, int]]) -> None:
         """Copy whole pages, (source, target) each, in order."""
 
-    def step(self, sequences: Sequence[StepSequence]) -> NDArray[np.float32]:
+    def step(
+        self, sequences: Sequence[StepSequence], out: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
         """Run one step: logits float32 [sum of wanted, vocab_size], in the order of sequences and wanted.
 
+        out: an array of that shape to write to and return; None makes a new one.
         A sequence's logits are a bitwise function of its tokens, artifact, tier, adapter, KV format and
         instruction set: never of what else is in the batch, how it was chunked, or which pages it has.
         """

@@ -7,4 +7,4 @@ from penjing.verbs import make_callable
 
 __all__ = ["export_safetensors"]
 
-make_callable(__name__, export_safetensors)
+make_callable(__name__, "penjing.export.safetensors", "export_safetensors")

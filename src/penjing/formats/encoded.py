@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,11 +16,7 @@ from penjing.spec import Tier, WeightFormat
 
 ScaleChoice = Literal["search", "range"]
 
-FLOAT_DTYPES: dict[str, np.dtype[Any]] = {
-    "fp32": np.dtype(np.float32),
-    "fp16": np.dtype(np.float16),
-    "bf16": np.dtype(ml_dtypes.bfloat16),
-}
+FLOAT_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}  # of an element
 CODE_BITS = {"int8": 8, "int4": 4, "layered": 4}  # of the plane in `codes`
 CHUNK_WEIGHTS = 1 << 20  # weights turned to float32 at a time: bounds memory
 SEARCH_WEIGHTS = 1 << 15  # weights searched at a time: the scratch arrays stay in the level-2 cache
@@ -43,10 +38,10 @@ class PartSizes:
 
 def part_sizes(format: str, rows: int, columns: int, group_size: int) -> PartSizes:
     """Bytes of a [rows, columns] matrix, padding included. FormatError if the format is unknown."""
-    if format in FLOAT_DTYPES:
-        return PartSizes(padded_rows(rows) * columns * FLOAT_DTYPES[format].itemsize, 0, 0)
+    if format in FLOAT_BYTES:
+        return PartSizes(padded_rows(rows) * columns * FLOAT_BYTES[format], 0, 0)
     if format not in CODE_BITS:
-        known = ", ".join([*FLOAT_DTYPES, *CODE_BITS])
+        known = ", ".join([*FLOAT_BYTES, *CODE_BITS])
         raise FormatError(f"unknown matrix format {format!r}: use one of {known}")
     groups = -(-columns // group_size)
     codes = padded_rows(rows) * groups * group_size * CODE_BITS[format] // 8
@@ -90,6 +85,15 @@ class Encoded:
         return part_sizes(self.format, self.rows, self.columns, self.group_size).total
 
 
+def dtype_of(format: str) -> np.dtype[Any]:
+    """The elements of a float format. What only reads integers never loads ml_dtypes."""
+    if format == "bf16":
+        import ml_dtypes
+
+        return np.dtype(ml_dtypes.bfloat16)
+    return np.dtype({"fp32": np.float32, "fp16": np.float16}[format])
+
+
 def encode(weight: NDArray[Any], format: WeightFormat, scales: ScaleChoice, name: str) -> Encoded:
     """Store a float32, float16 or bfloat16 matrix [N, K] in a format.
 
@@ -100,7 +104,7 @@ def encode(weight: NDArray[Any], format: WeightFormat, scales: ScaleChoice, name
     """
     if weight.ndim != 2 or weight.size == 0:
         raise FormatError(f"{name}: shape {list(weight.shape)} is not a matrix with rows and columns")
-    own_format = next((key for key, dtype in FLOAT_DTYPES.items() if dtype == weight.dtype), None)
+    own_format = next((key for key in FLOAT_BYTES if dtype_of(key) == weight.dtype), None)
     if own_format is None:
         raise FormatError(f"{name}: dtype {weight.dtype} cannot be encoded; convert it to fp32, fp16 or bf16")
     if format.name == "keep":
@@ -171,8 +175,8 @@ def choose_scales(
 def decode(encoded: Encoded, tier: Tier = "best") -> NDArray[np.float32]:
     """The float32 matrix [rows, columns] that `encoded` stands for at a tier (docs/artifact.md, "Values")."""
     rows, columns = encoded.rows, encoded.columns
-    if encoded.format in FLOAT_DTYPES:
-        elements = tiles.unpack_elements(encoded.codes, FLOAT_DTYPES[encoded.format], columns)
+    if encoded.format in FLOAT_BYTES:
+        elements = tiles.unpack_elements(encoded.codes, dtype_of(encoded.format), columns)
         return np.ascontiguousarray(elements[:rows].astype(np.float32, copy=False))
     assert encoded.scales is not None
     group_size, bits = encoded.group_size, CODE_BITS[encoded.format]

@@ -9,27 +9,43 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from penjing.kernels import _core
-from penjing.kernels._core import Matrix
-from penjing.kernels.reference import PackedRows
+from penjing.kernels._core import Choice, Matrix
 from penjing.spec import Tier
 
 __all__ = [
+    "Choice",
     "Matrix",
     "PackedRows",
     "available_isas",
     "crc32c",
+    "crc32c_each",
     "default_isa",
     "dequantize_row",
     "linear",
     "linear_quantized",
     "quantize_rows",
 ]
+
+
+class PackedRows(NamedTuple):
+    """Rows of int8 activations as the kernels read them: block after block, the fewest of at most 16 tokens,
+    nearly equal.
+
+    codes: of each block int8 [padded columns / 4, tokens of the block, 4]. scales, sums: of each block
+    [groups, tokens of the block]. All are flat.
+    """
+
+    tokens: int
+    codes: NDArray[np.int8]
+    scales: NDArray[np.float32]
+    sums: NDArray[np.int32]
 
 
 def available_isas() -> list[str]:
@@ -103,4 +119,9 @@ def dequantize_row(
 
 def crc32c(buffer: bytes | bytearray | memoryview | NDArray[Any], threads: int = 1) -> int:
     """CRC-32C (Castagnoli) of a contiguous buffer's bytes."""
-    return _core.crc32c(np.frombuffer(buffer, np.uint8), threads)
+    return _core.crc32c([np.frombuffer(buffer, np.uint8)], threads)[0]
+
+
+def crc32c_each(buffers: Sequence[NDArray[np.uint8]], threads: int) -> list[int]:
+    """CRC-32C of each of several arrays of bytes; threads share all of them."""
+    return _core.crc32c(list(buffers), threads)

@@ -1,3 +1,5 @@
+from array import array
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -50,7 +52,7 @@ def quantize_rows(
     sums: NDArray[np.int32],
 ) -> None: ...
 def dequantize_row(matrix: Matrix, row: int, tier: str, isa: str, out: NDArray[np.float32]) -> None: ...
-def crc32c(bytes: NDArray[np.uint8], threads: int) -> int: ...
+def crc32c(buffers: list[NDArray[np.uint8]], threads: int) -> list[int]: ...
 def crc32c_portable(bytes: NDArray[np.uint8]) -> int: ...
 
 class Projection:
@@ -134,6 +136,47 @@ class Model:
     def allocate(self, num_pages: int) -> None: ...
     def copy_page(self, source: int, target: int) -> None: ...
     def step(self, sequences: list[Sequence], logits: NDArray[np.float32]) -> None: ...
+
+class SamplingOptions:
+    """What penjing.engine.sampling.Sampling says of a choice.
+
+    num_alternatives: None for no log-probability.
+    """
+
+    def __init__(
+        self,
+        logit_bias: list[tuple[int, float]],
+        repetition_penalty: float,
+        temperature: float,
+        top_k: int,
+        top_p: float,
+        min_p: float,
+        seed: int,
+        num_alternatives: int | None,
+    ) -> None: ...
+
+class Choice:
+    """A chosen token, or None if the logits cannot be chosen from."""
+
+    @property
+    def token(self) -> int | None: ...
+    @property
+    def log_probability(self) -> float: ...
+    @property
+    def alternatives(self) -> list[tuple[int, float]]: ...
+
+class Sampler:
+    """See penjing.engine.sampling.Sampler. Raises ValueError for rows and tokens out of range."""
+
+    def __init__(self, isa: str, threads: int) -> None: ...
+    def choose(
+        self,
+        logits: NDArray[np.float32],
+        rows: list[int],
+        options: list[SamplingOptions],
+        tokens: list[array[int]],
+    ) -> list[Choice]: ...
+    def log_normalizers(self, logits: NDArray[np.float32], out: NDArray[np.float64]) -> None: ...
 
 def rms_norm(
     x: NDArray[np.float32], weight: NDArray[np.float32], eps: float, isa: str, out: NDArray[np.float32]

@@ -14,6 +14,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
+from penjing.kernels import PackedRows
 from penjing.spec import Tier
 
 TILE_ROWS = 16
@@ -30,19 +31,6 @@ class QuantizedRows(NamedTuple):
     sums: int32 [tokens, groups], the sum of each group's codes.
     """
 
-    codes: NDArray[np.int8]
-    scales: NDArray[np.float32]
-    sums: NDArray[np.int32]
-
-
-class PackedRows(NamedTuple):
-    """The same as the kernels read them: block after block, the fewest of at most 16 tokens, nearly equal.
-
-    codes: of each block int8 [padded columns / 4, tokens of the block, 4]. scales, sums: of each block
-    [groups, tokens of the block]. All are flat.
-    """
-
-    tokens: int
     codes: NDArray[np.int8]
     scales: NDArray[np.float32]
     sums: NDArray[np.int32]

@@ -9,7 +9,6 @@ import os
 import platform
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +75,8 @@ def cpu_model() -> str:
 
 def measure_read_bandwidth(threads: int) -> float:
     """Bytes a second that `threads` threads read from memory together (a float32 maximum, best of a few)."""
+    from concurrent.futures import ThreadPoolExecutor
+
     arrays = [np.ones(BANDWIDTH_BYTES_PER_CORE // 4, np.float32) for _ in range(threads)]
     with ThreadPoolExecutor(threads) as pool:
         seconds = _best_seconds(lambda: list(pool.map(np.max, arrays)))

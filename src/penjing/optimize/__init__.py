@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from penjing.optimize.search import optimize
 from penjing.verbs import make_callable
 
-__all__ = ["optimize"]
-
-make_callable(__name__, optimize)
+make_callable(__name__, "penjing.optimize.search", "optimize")

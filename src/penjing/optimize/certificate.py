@@ -20,9 +20,10 @@ from penjing.artifact.certificate import (
 from penjing.artifact.verify import verify_artifact
 from penjing.errors import CertificateError
 from penjing.optimize.documents import Tokens, read_parts, read_tokens, record_text
-from penjing.optimize.evaluate import Settings, evaluate_documents, open_engine, runnable
+from penjing.optimize.evaluate import Settings, evaluate_documents, open_engine
 from penjing.optimize.evaluation import Evaluation
 from penjing.optimize.progress import Progress, silent
+from penjing.optimize.reference import runnable
 from penjing.spec import Budget, Spec
 from penjing.text import Tokenizer
 

@@ -10,7 +10,6 @@ import numpy as np
 
 from penjing import kernels
 from penjing.artifact import Artifact
-from penjing.artifact.layout import MANIFEST_FILE
 from penjing.data import documents as texts
 from penjing.engine import Engine
 from penjing.engine.pages import pages_for
@@ -28,7 +27,7 @@ from penjing.optimize.documents import (
 )
 from penjing.optimize.evaluation import Comparison, Evaluation, Host, Side
 from penjing.optimize.progress import Progress, silent
-from penjing.optimize.reference import reference_artifact
+from penjing.optimize.reference import runnable
 from penjing.optimize.serving import (
     MAX_REQUEST_TOKENS,
     ServingSpeed,
@@ -147,16 +146,6 @@ def open_engine(artifact: Path, settings: Settings, tier: Tier | None) -> Engine
         max_sequences=1,
         prefix_cache=False,
     )
-
-
-def is_artifact(model: str | Path) -> bool:
-    """Whether this is a directory that Penjing wrote."""
-    return (Path(model) / MANIFEST_FILE).is_file()
-
-
-def runnable(model: str | Path, progress: Progress = silent) -> Path:
-    """An artifact as it is; a checkpoint through its reference artifact. Raises as `reference_artifact`."""
-    return Path(model) if is_artifact(model) else reference_artifact(model, progress=progress)
 
 
 def check_same_tokenizer(candidate: Artifact, reference: Artifact) -> None:

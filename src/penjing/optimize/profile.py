@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from penjing.artifact import Artifact
+from penjing.artifact import Artifact, is_artifact
 from penjing.measure.cost import ModelCost, Roofline, model_cost, roofline, stored_bytes
 from penjing.measure.machine import Machine, probe_machine
 from penjing.models import Checkpoint
-from penjing.optimize.evaluate import is_artifact
 from penjing.spec import Spec
 
 

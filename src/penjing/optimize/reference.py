@@ -10,7 +10,7 @@ import os
 import shutil
 from pathlib import Path
 
-from penjing.artifact import Artifact
+from penjing.artifact import Artifact, is_artifact
 from penjing.artifact.layout import FORMAT_VERSION
 from penjing.artifact.staging import output_errors
 from penjing.artifact.writer import objection_to_replacing
@@ -54,6 +54,11 @@ def reference_artifact(
         if not is_whole(path):  # else another process has just made the same
             raise
     return path
+
+
+def runnable(model: str | Path, progress: Progress = silent) -> Path:
+    """An artifact as it is; a checkpoint through its reference artifact. Raises as `reference_artifact`."""
+    return Path(model) if is_artifact(model) else reference_artifact(model, progress=progress)
 
 
 def cache_directory() -> Path:

@@ -7,4 +7,4 @@ from penjing.verbs import make_callable
 
 __all__ = ["quantize_checkpoint"]
 
-make_callable(__name__, quantize_checkpoint)
+make_callable(__name__, "penjing.quantize.walk", "quantize_checkpoint")

@@ -10,4 +10,4 @@ from penjing.verbs import make_callable
 
 __all__ = ["create_app", "load_api_keys", "run", "serve_models"]
 
-make_callable(__name__, serve_models)
+make_callable(__name__, "penjing.serve.artifacts", "serve_models")

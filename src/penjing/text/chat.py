@@ -1,30 +1,21 @@
-"""Chat templates, rendered as transformers renders them, in a sandbox: they are programs by strangers."""
+"""Chat templates, rendered as transformers renders them, in a sandbox: they are programs by strangers.
+
+jinja2 is loaded with the first template, not before: many programs never see one.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, NoReturn
-
-import jinja2
-import jinja2.ext
-from jinja2 import nodes
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from penjing.errors import TokenizerError
 
-
-class GenerationTag(jinja2.ext.Extension):
-    """`{% generation %}...{% endgeneration %}` marks an assistant's text for training; here it is text."""
-
-    tags = {"generation"}  # noqa: RUF012  (declared so by jinja2)
-
-    def parse(self, parser: Parser) -> list[nodes.Node]:
-        """Replace the tag by its body."""
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+if TYPE_CHECKING:
+    from jinja2 import nodes
+    from jinja2.parser import Parser
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 
 def to_json(
@@ -42,6 +33,8 @@ def to_json(
 
 def raise_exception(message: str) -> NoReturn:
     """How a template refuses a conversation."""
+    import jinja2
+
     raise jinja2.TemplateError(message)
 
 
@@ -50,19 +43,39 @@ def current_time(format: str) -> str:
     return datetime.now().strftime(format)
 
 
+def new_environment() -> ImmutableSandboxedEnvironment:
+    """What templates may use, as transformers has it."""
+    import jinja2.ext
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class GenerationTag(jinja2.ext.Extension):
+        """`{% generation %}...{% endgeneration %}` marks an answer for training; here it is text."""
+
+        tags = {"generation"}  # noqa: RUF012  (declared so by jinja2)
+
+        def parse(self, parser: Parser) -> list[nodes.Node]:
+            """Replace the tag by its body."""
+            next(parser.stream)
+            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[GenerationTag, jinja2.ext.loopcontrols]
+    )
+    environment.filters["tojson"] = to_json
+    environment.globals |= {"raise_exception": raise_exception, "strftime_now": current_time}
+    return environment
+
+
 class ChatTemplate:
     """A compiled template. Raises TokenizerError if it cannot be compiled; `origin` is for messages."""
 
     def __init__(self, source: str, origin: str, special_tokens: Mapping[str, str]) -> None:
+        import jinja2
+
         self.origin = origin
         self.special_tokens = special_tokens
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=[GenerationTag, jinja2.ext.loopcontrols]
-        )
-        environment.filters["tojson"] = to_json
-        environment.globals |= {"raise_exception": raise_exception, "strftime_now": current_time}
         try:
-            self.template = environment.from_string(source)
+            self.template = new_environment().from_string(source)
         except jinja2.TemplateError as error:
             raise TokenizerError(
                 f"{origin}: the chat template does not compile ({one_line(error)})"

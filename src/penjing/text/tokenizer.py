@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,8 @@ class Tokenizer:
     ) -> None:
         self.backend = backend
         self.directory = directory
-        origin = str(directory)
-        self.chat = None if template is None else ChatTemplate(template, origin, special_tokens)
+        self.special_tokens = special_tokens
+        self.template = template
         bos, eos = special_tokens.get("bos_token"), special_tokens.get("eos_token")
         self.bos_id: int | None = None if bos is None else backend.token_to_id(bos)
         own_eos = None if eos is None else backend.token_to_id(eos)
@@ -63,6 +64,13 @@ class Tokenizer:
         generation_eos = read_eos(directory / GENERATION_FILE)
         template = find_template(directory, config)
         return cls(backend, directory, special_tokens(config), template, generation_eos)
+
+    @cached_property
+    def chat(self) -> ChatTemplate:
+        """The chat template, compiled. Raises TokenizerError if there is none, or it does not compile."""
+        if self.template is None:
+            raise TokenizerError(f"{self.directory}: the model has no chat template; send plain text instead")
+        return ChatTemplate(self.template, str(self.directory), self.special_tokens)
 
     @property
     def vocab_size(self) -> int:
@@ -92,10 +100,8 @@ class Tokenizer:
     def render_chat(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True) -> str:
         """The prompt for a conversation; encode it without `add_special`, templates write their own.
 
-        Raises TokenizerError if the model has no chat template, or its template refuses the messages.
+        Raises TokenizerError if the model has no chat template, it does not compile, or refuses the messages.
         """
-        if self.chat is None:
-            raise TokenizerError(f"{self.directory}: the model has no chat template; send plain text instead")
         return self.chat.render(messages, add_generation_prompt)
 
 

@@ -19,7 +19,7 @@ from penjing.optimize.bench.results import Bench, make_row
 from penjing.optimize.bench.rounds import Rounds, run_rounds
 from penjing.optimize.bench.timeline import Stream, Timeline
 from penjing.optimize.bench.workload import Workload
-from penjing.optimize.evaluate import runnable
+from penjing.optimize.reference import runnable
 from penjing.optimize.progress import Progress, silent
 from penjing.spec import Tier
 
