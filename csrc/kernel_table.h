@@ -4,6 +4,7 @@
 #include "attention_body.h"
 #include "elementwise_body.h"
 #include "kernels.h"
+#include "kv_write_body.h"
 #include "linear_body.h"
 
 namespace penjing {
@@ -22,7 +23,9 @@ constexpr Kernels kernel_table(const char* name) {
           softcap<Isa>,
           softmax<Isa>,
           write_kv<Isa>,
-          attend<Isa>};
+          attend<Isa>,
+          attend_spans<Isa>,
+          merge_spans<Isa>};
 }
 
 }  // namespace penjing
