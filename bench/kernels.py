@@ -1,10 +1,14 @@
-"""Speed of matrix products beside what this machine can do: `make bench`, or `PENJING_ISA=avx2 make bench`.
+"""Speed of products and attention beside what this machine can do: `make bench`, or with PENJING_ISA=avx2.
 
 Weights [5632, 2048] in enough copies that they come from memory and not from a cache. Integer formats have
 groups of 64 and rows that are quantized beforehand. With several threads each owns a share of the rows. Times
 are processor time of the slowest thread, best of five: wall time on a quiet machine, and on a busy one what
 it would be with the processors to itself, though other work still takes caches and memory bandwidth away.
 Peaks are measured in the same way just before, by peak.cpp.
+
+Attention is that of one block with 32 heads of 64 dimensions over 4 KV heads, int8, which threads share: one
+token after a long context, over so many caches that they come from memory, and whole prompts. Operations are
+those of eight bits: two for a query and a key, four for a weight, which has two digits, and a value.
 """
 
 from __future__ import annotations
@@ -16,17 +20,20 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from penjing.kernels import Matrix, default_isa, linear, linear_quantized, quantize_rows
+from penjing.kernels import Matrix, _core, default_isa, linear, linear_quantized, quantize_rows
 
 ROWS, COLUMNS, GROUP_SIZE = 5632, 2048, 64
 BITS = {"int4": 4, "int8": 8, "layered": 8, "bf16": 16, "fp16": 16, "fp32": 32}
 TOKENS = (1, 8, 16, 512)
 TOTAL_BYTES = 160 << 20  # larger than level-3 caches
 TRIALS = 5
+HEAD_DIM, KV_HEADS, QUERIES = 64, 4, 8
+CONTEXTS = ((8192, 1), (512, 512), (2048, 2048))  # tokens, and how many of them are attended from
 
 
 def measure_peaks(directory: Path, threads: int) -> tuple[float, float]:
@@ -60,7 +67,7 @@ def product(format: str, x: NDArray[np.float32]) -> Callable[[Matrix], object]:
     return lambda matrix: linear_quantized(matrix, rows)
 
 
-def seconds_per_product(shares: list[list[Matrix]], run: Callable[[Matrix], object], rounds: int) -> float:
+def seconds_per_product(shares: list[list[Any]], run: Callable[[Any], object], rounds: int) -> float:
     """Time of one whole product: thread i runs its share of every copy, `rounds` products in all."""
     seconds = [0.0] * len(shares)
 
@@ -81,6 +88,41 @@ def seconds_per_product(shares: list[list[Matrix]], run: Callable[[Matrix], obje
             worker.join()
         best = min(best, max(seconds))
     return best
+
+
+def random_attention(context: int, kv_heads: int) -> _core.Attention:
+    """A cache of random keys and values, in shuffled pages."""
+    rng = np.random.default_rng(0)
+    keys, values = rng.standard_normal((2, context, kv_heads, HEAD_DIM), np.float32)
+    pages = rng.permutation(context // 32).astype(np.int32)
+    return _core.Attention(keys, values, "int8", "int8", pages, default_isa())
+
+
+def attend(context: int, rows: int, kv_heads: int) -> Callable[[_core.Attention], object]:
+    """What is timed for one cache: the last `rows` tokens, in tiles as a step cuts them."""
+    query = np.random.default_rng(1).standard_normal((rows, kv_heads, QUERIES, HEAD_DIM), np.float32)
+    out = np.empty_like(query)
+    return lambda cache: cache.attend(query, context - rows, 0, HEAD_DIM**-0.5, 0.0, 2, False, out)
+
+
+def print_attention(threads: int, peak: float, read: float) -> None:
+    """One line a context."""
+    print("attention  context  tokens        ms   GOP/s  of peak    GB/s  of read")
+    for context, rows in CONTEXTS:
+        cache_bytes = 2 * context * KV_HEADS * (HEAD_DIM + 4)
+        copies = TOTAL_BYTES // cache_bytes if rows == 1 else 1
+        shares = [
+            [random_attention(context, KV_HEADS // threads) for _ in range(copies)] for _ in range(threads)
+        ]
+        seconds = seconds_per_product(shares, attend(context, rows, KV_HEADS // threads), copies)
+        pairs = rows * (context - rows) + rows * (rows + 1) // 2
+        operations = 2 * 3 * pairs * HEAD_DIM * KV_HEADS * QUERIES / seconds / 1e9
+        line = f"int8 KV    {context:>7} {rows:>7} {seconds * 1e3:>9.3f} {operations:>7.0f}"
+        line += f" {operations / peak:8.0%}"
+        if rows == 1:
+            speed = cache_bytes / seconds / 1e9
+            line += f" {speed:>7.1f} {speed / read:>8.0%}"
+        print(line)
 
 
 def main() -> None:
@@ -106,6 +148,7 @@ def main() -> None:
                     f"{format:<8} {tokens:>6} {seconds * 1e3:>9.3f} {operations:>7.0f} {of_peak} "
                     f"{speed:>7.1f} {speed / read:>8.0%}"
                 )
+        print_attention(threads, peak, read)
 
 
 if __name__ == "__main__":

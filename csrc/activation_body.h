@@ -11,14 +11,8 @@ template <class Isa>
 static void quantize_group(const float* x, int64_t n, int64_t group_size, int8_t* codes, int64_t stride,
                            float* scale, int32_t* sum) {
   using V = Vec<Isa>;
-  // Magnitudes compare as integers, where NaN is above infinity: nothing that is not finite gets lost.
-  auto largest_bits = V::set1(int32_t{0});
-  for (int64_t k = 0; k < n; k += kLanes)
-    largest_bits = V::max(largest_bits, V::bits(V::abs(load_up_to<Isa>(x + k, n - k))));
-  const int32_t magnitude_bits = V::max_lane(largest_bits);
-  float magnitude;
-  __builtin_memcpy(&magnitude, &magnitude_bits, 4);
-  const bool is_finite = magnitude_bits < 0x7f800000;
+  const float magnitude = largest_magnitude<Isa>(x, n);
+  const bool is_finite = magnitude < __builtin_inff();
   if (!is_finite || magnitude < 1e-30f) {
     for (int64_t k = 0; k < group_size; k += 4) __builtin_memset(codes + k / 4 * stride, 0, 4);
     *scale = is_finite ? 0.0f : __builtin_nanf("");

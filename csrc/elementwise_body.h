@@ -21,6 +21,20 @@ PENJING_INLINE void store_up_to(T* target, typename Vec<Isa>::Floats v, int64_t 
     Vec<Isa>::store_partial(target, v, left);
 }
 
+// max|x| over n elements; NaN or infinity if there is any. Magnitudes compare as integers, where NaN is above
+// infinity: nothing that is not finite gets lost.
+template <class Isa>
+PENJING_INLINE float largest_magnitude(const float* x, int64_t n) {
+  using V = Vec<Isa>;
+  auto largest_bits = V::set1(int32_t{0});
+  for (int64_t i = 0; i < n; i += kLanes)
+    largest_bits = V::max(largest_bits, V::bits(V::abs(load_up_to<Isa>(x + i, n - i))));
+  const int32_t bits = V::max_lane(largest_bits);
+  float magnitude;
+  __builtin_memcpy(&magnitude, &bits, 4);
+  return magnitude;
+}
+
 // Zhang and Sennrich 2019: out = x / sqrt(mean(x^2) + eps) * weight.
 template <class Isa>
 void rms_norm(const float* x, const float* weight, float eps, int64_t n, float* out) {

@@ -4,6 +4,7 @@
 #include "attention_body.h"
 #include "elementwise_body.h"
 #include "kernels.h"
+#include "kv_write_body.h"
 #include "linear_body.h"
 #include "sampling_body.h"
 
@@ -24,6 +25,8 @@ constexpr Kernels kernel_table(const char* name) {
           softmax<Isa>,
           write_kv<Isa>,
           attend<Isa>,
+          attend_spans<Isa>,
+          merge_spans<Isa>,
           scan_logits<Isa>,
           weigh_logits<Isa>};
 }

@@ -14,6 +14,7 @@ constexpr int64_t kBlockTokens = 16;    // most tokens whose activations share a
 constexpr int64_t kPageTokens = 32;     // tokens a KV page
 constexpr int64_t kSpanTokens = 256;    // attention is computed in spans of this many absolute positions
 constexpr int64_t kLogitsPerRun = 64;   // logits whose maximum is noted when a row is scanned
+constexpr int64_t kMostHeadDim = 1024;  // kernels keep vectors on the stack
 
 enum class Format : int32_t { fp32 = 0, fp16 = 1, bf16 = 2, int8 = 3, int4 = 4, layered = 5 };
 enum class Tier : int32_t { fast = 0, best = 1 };
@@ -53,16 +54,63 @@ struct QuantizedRows {
   const int32_t* sums;   // of each block: [groups][tokens of the block], the sum of the group's codes
 };
 
-// Where one block keeps keys or values. A page holds, for one block: kv_heads x kPageTokens x head_dim
-// elements (keys transposed: kv_heads x head_dim x kPageTokens, so that scores need no sum across lanes), then
-// for int8 kv_heads x kPageTokens float scales. Page p starts at base + p * page_stride.
+// Where one block keeps keys or values. Page p starts at base + p * page_stride and holds one head after the
+// other; index of (token, dimension) in a head, D = head_dim:
+//   keys of fp32, bf16:    dimension * 32 + token, so that scores need no sum across lanes
+//   keys of int8:          (dimension / 4) * 128 + token * 4 + dimension % 4, codes + 128; D rounded up to 4
+//   values of fp32, bf16:  token * D + dimension
+//   values of int8:        (token / 4) * 4 D + dimension * 4 + token % 4
+// int8 alone: then the head's kPageTokens float scales.
 struct KvPlane {
   Format format;          // fp32, bf16 or int8
-  bool transposed;        // keys
+  bool keys;              // or values
   uint8_t* base;
   int64_t page_stride;    // bytes
   int64_t kv_heads, head_dim;
+  [[gnu::always_inline]] int64_t code_bytes() const {
+    if (format == Format::int8) return (keys ? (head_dim + 3) / 4 * 4 : head_dim) * kPageTokens;
+    return head_dim * kPageTokens * (format == Format::bf16 ? 2 : 4);
+  }
+  [[gnu::always_inline]] int64_t head_bytes() const {
+    return code_bytes() + (format == Format::int8 ? kPageTokens * 4 : 0);
+  }
 };
+
+// What the attention of one block is, for all its tokens.
+struct Attention {
+  KvPlane keys, values;
+  int64_t queries;        // heads that share a KV head
+  int64_t window;         // positions that a token sees, itself included; 0 for all
+  float scale;            // of the scores
+  float softcap;          // score = softcap * tanh(score / softcap); 0 for none
+};
+
+// Consecutive tokens of one sequence, and one KV head: token r is at position + r, its queries at
+// query + r * stride [queries][head_dim], their outputs likewise.
+struct AttentionTile {
+  const int32_t* pages;   // of the whole sequence
+  int64_t kv_head, position, rows;
+  const float* query;
+  float* out;
+  int64_t stride;         // floats
+};
+
+// Spans that some token of the tile sees.
+[[gnu::always_inline]] inline int64_t first_span(const Attention& attention, const AttentionTile& tile) {
+  const int64_t hidden = attention.window ? tile.position - attention.window + 1 : 0;
+  return hidden > 0 ? hidden / kSpanTokens : 0;
+}
+[[gnu::always_inline]] inline int64_t end_span(const AttentionTile& tile) {
+  return (tile.position + tile.rows - 1) / kSpanTokens + 1;
+}
+// Floats of what attend_spans leaves for one span of a tile with this many queries over all its rows, and of
+// the scratch that attend and attend_spans need.
+[[gnu::always_inline]] inline int64_t part_floats(int64_t queries, int64_t head_dim) {
+  return queries * (head_dim + 2);
+}
+[[gnu::always_inline]] inline int64_t attention_scratch_floats(int64_t queries, int64_t head_dim) {
+  return queries * (3 * kSpanTokens / 2 + 2 * head_dim + 16) + 2 * kSpanTokens;
+}
 
 struct Kernels {
   const char* name;
@@ -110,13 +158,19 @@ struct Kernels {
   // (int8: scale = max|x| / 127 per head, rounded half to even; bf16: round to nearest even).
   void (*write_kv)(const KvPlane& plane, int64_t page, int64_t slot, const float* vectors);
 
-  // Attention of one query token over positions [first, last] of one KV head, for the `queries` query heads
-  // that share it. query, out: [queries][head_dim]. scratch: float32 [queries * (kSpanTokens + head_dim + 4)].
-  // Spans of kSpanTokens absolute positions are computed separately (online softmax inside is not used: max,
-  // exp, sum, weighted sum of values in position order) and merged in ascending order.
-  void (*attend)(const KvPlane& keys, const KvPlane& values, const int32_t* pages, int64_t kv_head,
-                 int64_t first, int64_t last, const float* query, int64_t queries, float scale,
-                 float* scratch, float* out);
+  // Attention of a tile. Spans of kSpanTokens absolute positions are computed separately and merged in ascending
+  // order; a span that lies wholly beyond a row is none of it. Inside a span, for each row and query:
+  //   dot = query . key                      int8: both mixed and in 8 bits, exact in int32, times the scales
+  //   weight = 2^(dot * f - max(dot) * f)    f = scale * log2 e, over the positions that the row sees
+  //   out = sum of weight * value            int8: weight * value scale in 16 bits, exact in int32
+  // A row's result does not depend on the tile it stands in. Scratch is aligned to 64 bytes.
+  void (*attend)(const Attention& attention, const AttentionTile& tile, float* scratch);
+
+  // The same in two steps, to be shared by threads: spans [first, last) of a tile to parts[span - first], and,
+  // when all of the tile's spans are there, parts from its first on to the output. Equal bits.
+  void (*attend_spans)(const Attention& attention, const AttentionTile& tile, int64_t first, int64_t last,
+                       float* scratch, float* parts);
+  void (*merge_spans)(const Attention& attention, const AttentionTile& tile, const float* parts);
 
   // The maximum of each run of kLogitsPerRun logits, into maxima; false if there is a NaN among them.
   bool (*scan_logits)(const float* logits, int64_t n, float* maxima);

@@ -122,6 +122,7 @@ class Model {
     Activations normed, attended, gathered, gated;
     Buffer<float> key, value, up, projected, expert_outputs;
     Routing routing;
+    std::vector<AttentionTile> tiles;
   };
   static constexpr int kAllThreads = -1;
 
@@ -143,7 +144,10 @@ class Model {
   void normalize(Portion& portion, const TierVector& weight, std::initializer_list<const Matrix*> matrices);
   void project_heads(Portion& portion, const Block& block);
   void place_heads(Portion& portion, size_t index);
+  static int64_t rows_of_tile(const Block& block);
+  void gather_tiles(Portion& portion, const Block& block);
   void attend(Portion& portion, size_t index);
+  void attend_in_parts(const Attention& attention, const std::vector<AttentionTile>& tiles, int64_t piece);
   void project_gated(Portion& portion, const Block& block);
   void gate(Portion& portion, const FeedForward& weights, const Activations& input, const Segments& segments,
             int64_t first, int64_t last);
@@ -178,6 +182,8 @@ class Model {
   // the next block's, another reads this one's: so a portion's place does not depend on the block.
   float* queries_of(const Portion& portion) { return query_.data() + portion.first * most_query_columns_; }
 
+  float* attention_scratch(int thread) { return attention_scratch_.data() + thread * scratch_size_; }
+
   const Kernels& kernels_;
   const ModelShape shape_;
   const Ends ends_;
@@ -203,7 +209,7 @@ class Model {
   std::vector<Row> rows_, wanted_rows_;
   Segments segments_, wanted_segments_;
   std::vector<int32_t> page_writer_, page_user_;  // of each page: a sequence's index, or -1
-  Buffer<float> hidden_, query_, attention_scratch_;
+  Buffer<float> hidden_, query_, attention_scratch_, attention_parts_;
   int64_t most_query_columns_ = 0;
   int64_t scratch_size_ = 0;  // of each thread's attention
   Portion whole_;

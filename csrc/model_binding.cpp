@@ -6,6 +6,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <memory>
 #include <optional>
 #include <stdexcept>
@@ -252,16 +253,18 @@ struct PlaneOfVectors {
   std::vector<uint8_t> memory;
   KvPlane plane;
 
-  PlaneOfVectors(const Kernels& kernels, Vectors vectors, const std::string& format, bool transposed,
+  PlaneOfVectors(const Kernels& kernels, Vectors vectors, const std::string& format, bool keys,
                  const Flat<int32_t>& pages) {
     const int64_t tokens = vectors.shape(0), heads = vectors.shape(1), head_dim = vectors.shape(2);
-    const int64_t stride = heads * kPageTokens * (head_dim + 1) * 4, num_pages = pages.size();
+    const int64_t num_pages = pages.size();
     for (int64_t i = 0; i < num_pages; ++i)
       if (pages.data()[i] < 0 || pages.data()[i] >= num_pages)
         throw std::invalid_argument("page out of range");
     if (num_pages * kPageTokens < tokens) throw std::invalid_argument("too few pages");
-    memory.assign(num_pages * stride, 0xff);  // NaN wherever nothing was written
-    plane = {kv_format_named(format), transposed, memory.data(), stride, heads, head_dim};
+    plane = {kv_format_named(format), keys, nullptr, 0, heads, head_dim};
+    plane.page_stride = heads * plane.head_bytes();
+    memory.assign(num_pages * plane.page_stride, 0xff);  // NaN wherever nothing was written
+    plane.base = memory.data();
     for (int64_t token = 0; token < tokens; ++token)
       kernels.write_kv(plane, pages.data()[token / kPageTokens], token % kPageTokens,
                        vectors.data() + token * heads * head_dim);
@@ -269,33 +272,70 @@ struct PlaneOfVectors {
 };
 
 // The first page's raw bytes after one page of tokens has been written.
-nb::bytes written_page(Vectors vectors, const std::string& format, bool transposed, const std::string& isa) {
+nb::bytes written_page(Vectors vectors, const std::string& format, bool keys, const std::string& isa) {
   const int32_t page = 0;
   const size_t shape[] = {1};
   const Flat<int32_t> pages(&page, 1, shape);
-  const PlaneOfVectors written(kernels_named(isa), vectors, format, transposed, pages);
+  const PlaneOfVectors written(kernels_named(isa), vectors, format, keys, pages);
   return nb::bytes(reinterpret_cast<const char*>(written.memory.data()), written.memory.size());
 }
 
-void attend(Vectors keys, Vectors values, const std::string& key_format, const std::string& value_format,
-            Flat<int32_t> pages, int64_t first, int64_t last, Floats query, float scale,
-            const std::string& isa, Writable<float> out) {
-  const Kernels& kernels = kernels_named(isa);
-  const PlaneOfVectors key_plane(kernels, keys, key_format, true, pages);
-  const PlaneOfVectors value_plane(kernels, values, value_format, false, pages);
-  const int64_t kv_heads = keys.shape(1), head_dim = keys.shape(2);
-  const int64_t queries = query.size() / (kv_heads * head_dim);
-  check_size("values", values.size(), keys.size());
-  check_size("query", query.size(), kv_heads * queries * head_dim);
-  check_size("out", out.size(), query.size());
-  if (first < 0 || last < first || last >= static_cast<int64_t>(keys.shape(0)))
-    throw std::invalid_argument("positions out of range");
-  std::vector<float> scratch(queries * (kSpanTokens + head_dim + 4));
-  for (int64_t head = 0; head < kv_heads; ++head)
-    kernels.attend(key_plane.plane, value_plane.plane, pages.data(), head, first, last,
-                   query.data() + head * queries * head_dim, queries, scale, scratch.data(),
-                   out.data() + head * queries * head_dim);
-}
+using Queries = nb::ndarray<const float, nb::ndim<4>, nb::c_contig, nb::device::cpu>;
+
+// Keys and values of one block that have been written to pages, and the attention to them.
+struct BoundAttention {
+  const Kernels& kernels;
+  std::vector<int32_t> pages;
+  PlaneOfVectors keys, values;
+  int64_t num_tokens;
+
+  BoundAttention(Vectors keys, Vectors values, const std::string& key_format, const std::string& value_format,
+                 Flat<int32_t> pages, const std::string& isa)
+      : kernels(kernels_named(isa)),
+        pages(pages.data(), pages.data() + pages.size()),
+        keys(kernels, keys, key_format, true, pages),
+        values(kernels, values, value_format, false, pages),
+        num_tokens(static_cast<int64_t>(keys.shape(0))) {
+    check_size("values", values.size(), static_cast<int64_t>(keys.size()));
+  }
+
+  // query, out: [rows][kv_heads][queries][head_dim], row r at position + r; parts: through attend_spans.
+  void attend(Queries query, int64_t position, int64_t window, float scale, float softcap, int64_t tile_rows,
+              bool parts, Writable<float> out) const {
+    const int64_t rows = query.shape(0), kv_heads = query.shape(1), queries = query.shape(2);
+    const int64_t head_dim = query.shape(3), floats = queries * head_dim, stride = kv_heads * floats;
+    if (kv_heads != keys.plane.kv_heads || head_dim != keys.plane.head_dim || head_dim > kMostHeadDim)
+      throw std::invalid_argument("queries do not fit the keys");
+    check_size("out", out.size(), static_cast<int64_t>(query.size()));
+    if (position < 0 || position + rows > num_tokens || window < 0 || tile_rows < 1)
+      throw std::invalid_argument("positions out of range");
+    nb::gil_scoped_release released;
+    const Attention attention{keys.plane, values.plane, queries, window, scale, softcap};
+    Buffer<float> scratch;
+    scratch.reserve(attention_scratch_floats(tile_rows * queries, head_dim));
+    for (int64_t head = 0; head < kv_heads; ++head)
+      for (int64_t row = 0; row < rows; row += tile_rows) {
+        const int64_t place = row * stride + head * floats;
+        const AttentionTile tile{pages.data(),         head,
+                                 position + row,       std::min(tile_rows, rows - row),
+                                 query.data() + place, out.data() + place,
+                                 stride};
+        if (parts)
+          attend_in_parts(attention, tile, scratch.data());
+        else
+          kernels.attend(attention, tile, scratch.data());
+      }
+  }
+
+  void attend_in_parts(const Attention& attention, const AttentionTile& tile, float* scratch) const {
+    const int64_t first = first_span(attention, tile), end = end_span(tile);
+    const int64_t size = part_floats(tile.rows * attention.queries, attention.keys.head_dim);
+    std::vector<float> parts((end - first) * size);
+    for (int64_t span = end - 1; span >= first; --span)
+      kernels.attend_spans(attention, tile, span, span + 1, scratch, parts.data() + (span - first) * size);
+    kernels.merge_spans(attention, tile, parts.data());
+  }
+};
 
 // How often each task of a pool's loop ran; the task `failing` throws. Several loops, because a pool is
 // reused.
@@ -365,10 +405,14 @@ void bind_model(nb::module_& module) {
              "out"_a.noconvert());
   module.def("softcap", &softcap, "values"_a.noconvert(), "cap"_a, "isa"_a);
   module.def("softmax", &softmax, "values"_a.noconvert(), "isa"_a);
-  module.def("written_page", &written_page, "vectors"_a.noconvert(), "format"_a, "transposed"_a, "isa"_a);
-  module.def("attend", &attend, "keys"_a.noconvert(), "values"_a.noconvert(), "key_format"_a,
-             "value_format"_a, "pages"_a.noconvert(), "first"_a, "last"_a, "query"_a.noconvert(), "scale"_a,
-             "isa"_a, "out"_a.noconvert());
+  module.def("written_page", &written_page, "vectors"_a.noconvert(), "format"_a, "keys"_a, "isa"_a);
+  nb::class_<BoundAttention>(module, "Attention")
+      .def(nb::init<Vectors, Vectors, const std::string&, const std::string&, Flat<int32_t>,
+                    const std::string&>(),
+           "keys"_a.noconvert(), "values"_a.noconvert(), "key_format"_a, "value_format"_a,
+           "pages"_a.noconvert(), "isa"_a)
+      .def("attend", &BoundAttention::attend, "query"_a.noconvert(), "position"_a, "window"_a, "scale"_a,
+           "softcap"_a, "tile_rows"_a, "parts"_a, "out"_a.noconvert());
   module.def("run_tasks", &run_tasks, "threads"_a, "tasks"_a, "loops"_a, "failing"_a);
 }
 

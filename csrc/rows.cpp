@@ -28,14 +28,14 @@ void Model::gather_rows(const std::vector<StepSequence>& sequences) {
     if (end > begin) segments_.push_back({tier, begin, end});
   }
   extend_rotations(positions);
-  int64_t queries = 0;
+  int64_t vectors = 0;
   for (const Block& block : blocks_) {
     most_query_columns_ = std::max(most_query_columns_, block.query.matrix.rows);
-    queries = std::max(queries, block.num_heads / block.num_kv_heads);
+    vectors = std::max(vectors, rows_of_tile(block) * block.num_heads / block.num_kv_heads);
   }
   hidden_.reserve(rows_.size() * shape_.hidden_size);
   query_.reserve(rows_.size() * most_query_columns_);
-  scratch_size_ = round_up(queries * (kSpanTokens + shape_.head_dim + 4), kRowsPerTile);
+  scratch_size_ = round_up(attention_scratch_floats(vectors, shape_.head_dim), kRowsPerTile);
   attention_scratch_.reserve(pool_.threads() * scratch_size_);
 }
 

@@ -1,6 +1,5 @@
 // One step of the model: all blocks over a batch of sequences.
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 #include <limits>
 
@@ -265,34 +264,6 @@ void Model::place_heads(Portion& portion, size_t index) {
       const int64_t page = row.sequence->pages[row.position / kPageTokens], slot = row.position % kPageTokens;
       kernels_.write_kv(keys_[index], page, slot, key);
       kernels_.write_kv(values_[index], page, slot, portion.value.data() + i * key_size);
-    }
-  });
-}
-
-// Pairs of (kv head, row), rows innermost: neighbours read the same keys and values.
-void Model::attend(Portion& portion, size_t index) {
-  const Block& block = blocks_[index];
-  const int64_t head_dim = shape_.head_dim, queries = block.num_heads / block.num_kv_heads;
-  const float scale = block.attention_scale;
-  const auto first_seen = [&](const Row& row) {
-    return block.sliding_window ? std::max<int64_t>(0, row.position - block.sliding_window + 1) : 0;
-  };
-  int64_t seen = 0;
-  for (int64_t i = 0; i < portion.count; ++i) {
-    const Row& row = rows_[portion.first + i];
-    seen += row.position + 1 - first_seen(row);
-  }
-  portion.attended.prepare(portion.count, {&block.output.matrix});
-  const int64_t columns = portion.attended.columns(), work = 2 * queries * head_dim * (seen / portion.count);
-  share(portion, portion.count * block.num_kv_heads, work, 1, [&](int64_t first, int64_t last, int thread) {
-    float* scratch = attention_scratch_.data() + thread * scratch_size_;
-    for (int64_t pair = first; pair < last; ++pair) {
-      const int64_t kv_head = pair / portion.count, i = pair % portion.count;
-      const Row& row = rows_[portion.first + i];
-      const int64_t place = kv_head * queries * head_dim;
-      kernels_.attend(keys_[index], values_[index], row.sequence->pages, kv_head, first_seen(row),
-                      row.position, queries_of(portion) + i * columns + place, queries, scale, scratch,
-                      portion.attended.row(i) + place);
     }
   });
 }

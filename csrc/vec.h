@@ -17,6 +17,12 @@
 //   bits(Floats) -> Ints, from_bits(Ints) -> Floats
 //   shift_left<n>, shift_right<n>      of Ints, arithmetic
 //   sum, max_lane (Floats or Ints)     lanes i and i + 8, then i + 4, i + 2, i + 1
+// for attention, 64 bytes and four that all lanes share, one side signed and the other not; exact:
+//   Bytes, load_bytes(const void*); SignedQuad, load_signed_quad(p); UnsignedQuad, load_unsigned_quad(p)
+//   dot_unsigned(acc, bytes, signed quad), dot_signed(acc, bytes, unsigned quad):
+//             acc[lane] += sum over j < 4 of bytes[4 lane + j] * quad[j]
+//   store_digits(high, low, a, b, c, d), place_of_quad(i): 64 codes 0 .. 65535 to 64 high and 64 low bytes;
+//             quad i, which is codes 4 i .. 4 i + 3, begins at byte 4 place_of_quad(i)
 // and for linear_body.h alone, weight codes of sixteen rows by four columns, and four activations:
 //   Codes, Quad, load_codes, load_quad, low_nibbles, high_nibbles
 //   kWideDot: low_layers, high_layers (8u + v of two planes' nibbles) and
@@ -101,6 +107,23 @@ PENJING_INLINE typename Vec<Isa>::Floats exp(typename Vec<Isa>::Floats x) {
   const Floats first = V::from_bits(V::template shift_left<23>(V::add(half, bias)));
   const Floats second = V::from_bits(V::template shift_left<23>(V::add(V::sub(n, half), bias)));
   return V::mul(V::mul(p, first), second);
+}
+
+// 2^x for x <= 0 within 2 units in the last place, but never below 2^-126; NaN for NaN. x = n + r with
+// |r| <= 1/2 and a minimax polynomial in r.
+template <class Isa>
+PENJING_INLINE typename Vec<Isa>::Floats exp2_to_one(typename Vec<Isa>::Floats x) {
+  using V = Vec<Isa>;
+  x = V::max(V::set1(-126.0f), V::min(V::set1(0.0f), x));
+  const auto n = V::to_ints(x);
+  const auto r = V::sub(x, V::to_float(n));
+  auto p = V::set1(1.326472731e-3f);
+  p = V::fma(p, r, V::set1(9.671512991e-3f));
+  p = V::fma(p, r, V::set1(5.550733581e-2f));
+  p = V::fma(p, r, V::set1(2.402224243e-1f));
+  p = V::fma(p, r, V::set1(6.931470037e-1f));
+  p = V::fma(p, r, V::set1(1.0f));
+  return V::from_bits(V::add(V::bits(p), V::template shift_left<23>(n)));
 }
 
 }  // namespace penjing

@@ -180,6 +180,56 @@ struct Vec<Avx2> : PartialAccess<Avx2> {
     const __m256i ones = _mm256_set1_epi16(1);
     return {_mm256_madd_epi16(a.low, ones), _mm256_madd_epi16(a.high, ones)};
   }
+
+  // Bytes of any size would saturate vpmaddubsw: they go as even and odd ones, 16 bits each, through vpmaddwd.
+  using Bytes = Codes;
+  struct SignedQuad {
+    __m256i even, odd;
+  };
+  struct UnsignedQuad {
+    __m256i even, odd;
+  };
+  PENJING_INLINE __m256i even_signed(__m256i a) { return _mm256_srai_epi16(_mm256_slli_epi16(a, 8), 8); }
+  PENJING_INLINE __m256i odd_signed(__m256i a) { return _mm256_srai_epi16(a, 8); }
+  PENJING_INLINE __m256i even_unsigned(__m256i a) { return _mm256_and_si256(a, _mm256_set1_epi16(255)); }
+  PENJING_INLINE __m256i odd_unsigned(__m256i a) { return _mm256_srli_epi16(a, 8); }
+  PENJING_INLINE Bytes load_bytes(const void* p) { return load_codes(static_cast<const uint8_t*>(p)); }
+  PENJING_INLINE SignedQuad load_signed_quad(const int8_t* p) {
+    const __m256i quad = load_quad(p);
+    return {even_signed(quad), odd_signed(quad)};
+  }
+  PENJING_INLINE UnsignedQuad load_unsigned_quad(const uint8_t* p) {
+    const __m256i quad = load_quad(reinterpret_cast<const int8_t*>(p));
+    return {even_unsigned(quad), odd_unsigned(quad)};
+  }
+  PENJING_INLINE void store_256(void* p, __m256i v) { _mm256_storeu_si256(static_cast<__m256i*>(p), v); }
+  // Thirty-two words to bytes; like every packing, it interleaves blocks of 128 bits.
+  PENJING_INLINE __m256i pack_8(__m256i a, __m256i b) {
+    return _mm256_permute4x64_epi64(_mm256_packus_epi16(a, b), 0xd8);
+  }
+  PENJING_INLINE __m256i pack_unsigned_16(Ints v) {
+    return _mm256_permute4x64_epi64(_mm256_packus_epi32(v.low, v.high), 0xd8);
+  }
+  PENJING_INLINE void store_digits(uint8_t* high, uint8_t* low, Ints a, Ints b, Ints c, Ints d) {
+    const __m256i words[] = {pack_unsigned_16(a), pack_unsigned_16(b), pack_unsigned_16(c),
+                             pack_unsigned_16(d)};
+    for (int i = 0; i < 4; i += 2) {
+      store_256(high + 16 * i, pack_8(odd_unsigned(words[i]), odd_unsigned(words[i + 1])));
+      store_256(low + 16 * i, pack_8(even_unsigned(words[i]), even_unsigned(words[i + 1])));
+    }
+  }
+  PENJING_INLINE int64_t place_of_quad(int64_t quad) { return quad; }
+  PENJING_INLINE __m256i add_products(__m256i acc, __m256i a, __m256i b, __m256i c, __m256i d) {
+    return _mm256_add_epi32(acc, _mm256_add_epi32(_mm256_madd_epi16(a, b), _mm256_madd_epi16(c, d)));
+  }
+  PENJING_INLINE Ints dot_unsigned(Ints acc, Bytes a, SignedQuad x) {
+    return {add_products(acc.low, even_unsigned(a.low), x.even, odd_unsigned(a.low), x.odd),
+            add_products(acc.high, even_unsigned(a.high), x.even, odd_unsigned(a.high), x.odd)};
+  }
+  PENJING_INLINE Ints dot_signed(Ints acc, Bytes a, UnsignedQuad x) {
+    return {add_products(acc.low, even_signed(a.low), x.even, odd_signed(a.low), x.odd),
+            add_products(acc.high, even_signed(a.high), x.even, odd_signed(a.high), x.odd)};
+  }
 };
 
 #if defined(__AVXVNNI__)
@@ -203,6 +253,17 @@ struct Vec<Avx2Vnni> : Vec<Avx2> {
   }
   PENJING_INLINE Ints dot_at(Ints acc, Codes codes, const int8_t* quad) {
     return dot(acc, codes, load_quad(quad));
+  }
+
+  using SignedQuad = __m256i;
+  using UnsignedQuad = __m256i;
+  PENJING_INLINE SignedQuad load_signed_quad(const int8_t* p) { return load_quad(p); }
+  PENJING_INLINE UnsignedQuad load_unsigned_quad(const uint8_t* p) {
+    return load_quad(reinterpret_cast<const int8_t*>(p));
+  }
+  PENJING_INLINE Ints dot_unsigned(Ints acc, Bytes a, SignedQuad x) { return dot(acc, a, x); }
+  PENJING_INLINE Ints dot_signed(Ints acc, Bytes a, UnsignedQuad x) {
+    return {_mm256_dpbusd_avx_epi32(acc.low, x, a.low), _mm256_dpbusd_avx_epi32(acc.high, x, a.high)};
   }
 };
 #endif

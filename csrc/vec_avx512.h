@@ -105,6 +105,25 @@ struct Vec<Avx512> : PartialAccess<Avx512> {
     __asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(acc) : "v"(codes), "m"(*reinterpret_cast<const Word*>(quad)));
     return acc;
   }
+
+  using Bytes = __m512i;
+  using SignedQuad = __m512i;
+  using UnsignedQuad = __m512i;
+  PENJING_INLINE Bytes load_bytes(const void* p) { return _mm512_loadu_si512(p); }
+  PENJING_INLINE SignedQuad load_signed_quad(const int8_t* p) { return load_quad(p); }
+  PENJING_INLINE UnsignedQuad load_unsigned_quad(const uint8_t* p) {
+    return load_quad(reinterpret_cast<const int8_t*>(p));
+  }
+  // Packing interleaves blocks of 128 bits: four quads of each of a, b, c and d.
+  PENJING_INLINE void store_digits(uint8_t* high, uint8_t* low, Ints a, Ints b, Ints c, Ints d) {
+    const __m512i ab = _mm512_packus_epi32(a, b), cd = _mm512_packus_epi32(c, d);
+    const __m512i byte = _mm512_set1_epi16(255);
+    _mm512_storeu_si512(high, _mm512_packus_epi16(_mm512_srli_epi16(ab, 8), _mm512_srli_epi16(cd, 8)));
+    _mm512_storeu_si512(low, _mm512_packus_epi16(_mm512_and_si512(ab, byte), _mm512_and_si512(cd, byte)));
+  }
+  PENJING_INLINE int64_t place_of_quad(int64_t quad) { return quad % 4 * 4 + quad / 4; }
+  PENJING_INLINE Ints dot_unsigned(Ints acc, Bytes a, SignedQuad x) { return _mm512_dpbusd_epi32(acc, a, x); }
+  PENJING_INLINE Ints dot_signed(Ints acc, Bytes a, UnsignedQuad x) { return _mm512_dpbusd_epi32(acc, x, a); }
 };
 
 }  // namespace penjing

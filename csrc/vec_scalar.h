@@ -210,6 +210,44 @@ struct Vec<Scalar> : PartialAccess<Scalar> {
       return total;
     });
   }
+
+  struct Bytes {
+    int8_t byte[64];
+  };
+  using SignedQuad = Quad;
+  struct UnsignedQuad {
+    uint8_t byte[4];
+  };
+  PENJING_INLINE Bytes load_bytes(const void* p) {
+    Bytes result;
+    __builtin_memcpy(result.byte, p, 64);
+    return result;
+  }
+  PENJING_INLINE SignedQuad load_signed_quad(const int8_t* p) { return load_quad(p); }
+  PENJING_INLINE UnsignedQuad load_unsigned_quad(const uint8_t* p) { return {{p[0], p[1], p[2], p[3]}}; }
+  PENJING_INLINE void store_digits(uint8_t* high, uint8_t* low, Ints a, Ints b, Ints c, Ints d) {
+    const Ints* const codes[] = {&a, &b, &c, &d};
+    for (int64_t i = 0; i < 64; ++i) {
+      const int32_t code = codes[i / kLanes]->lane[i % kLanes];
+      high[i] = static_cast<uint8_t>(code >> 8);
+      low[i] = static_cast<uint8_t>(code);
+    }
+  }
+  PENJING_INLINE int64_t place_of_quad(int64_t quad) { return quad; }
+  PENJING_INLINE Ints dot_unsigned(Ints acc, Bytes a, SignedQuad x) {
+    return ints([&](int64_t i) {
+      int32_t total = 0;
+      for (int64_t j = 0; j < 4; ++j) total += static_cast<uint8_t>(a.byte[4 * i + j]) * x.byte[j];
+      return static_cast<int32_t>(uint32_t(acc.lane[i]) + uint32_t(total));
+    });
+  }
+  PENJING_INLINE Ints dot_signed(Ints acc, Bytes a, UnsignedQuad x) {
+    return ints([&](int64_t i) {
+      int32_t total = 0;
+      for (int64_t j = 0; j < 4; ++j) total += a.byte[4 * i + j] * x.byte[j];
+      return static_cast<int32_t>(uint32_t(acc.lane[i]) + uint32_t(total));
+    });
+  }
 };
 
 }  // namespace penjing

@@ -78,6 +78,7 @@ def gemma_config() -> ModelConfig:
         "rope": RopeConfig(theta=1e6, partial_rotary_factor=0.8),
         "local_rope": RopeConfig(theta=1e4),
         "attention_scalar": 30.0,
+        "attention_softcap": 4.0,
         "logit_softcap": 30.0,
         "activation": "gelu_tanh",
         "blocks": (first.model_copy(update=local), second.model_copy(update=local), first),

@@ -16,6 +16,7 @@ from engine_models import (
     gemma_config,
     pages_of,
     run_whole,
+    small_config,
     small_weights,
     wide_weights,
 )
@@ -107,6 +108,32 @@ def test_matrices_shared_by_threads(format: WeightFormatName) -> None:
         logits = together.step([best, fast])
         np.testing.assert_array_equal(logits[:40], expected[first : first + 40])
         np.testing.assert_array_equal(logits[40:], expected_fast[first : first + 40])
+
+
+@functools.cache
+def long_context() -> tuple[RandomWeights, NDArray[np.int32], NDArray[np.float32]]:
+    """A model whose attention is worth sharing, tokens over five spans, and their logits on one thread."""
+    small = small_config(max_positions=2048)
+    blocks = (small.blocks[0].model_copy(update={"num_heads": 16, "num_kv_heads": 2}),)
+    weights = RandomWeights(small.model_copy(update={"head_dim": 64, "blocks": blocks}))
+    tokens, count = random_tokens(0, 1300), pages_of(1300)
+    runner = runner_of(weights, count, 1)
+    return weights, tokens, run_whole(runner, tokens, np.arange(count, dtype=np.int32), 100)
+
+
+@pytest.mark.parametrize("threads", [2, 3, 7, 64])
+def test_threads_share_tiles_and_spans(threads: int) -> None:
+    """Chunks of many tiles, of a few rows and of one row, whose spans are shared."""
+    weights, tokens, expected = long_context()
+    count = pages_of(len(tokens))
+    runner = runner_of(weights, count, threads)
+    pages, first = shuffled_pages(threads, count, count), 0
+    for rows in (1200, 60, 30, 4, 3, 1, 1, 1):
+        wanted = np.arange(rows, dtype=np.int32)
+        logits = runner.step([StepSequence(tokens[first : first + rows], first, pages, wanted, "best")])
+        np.testing.assert_array_equal(logits, expected[first : first + rows])
+        first += rows
+    assert first == len(tokens)
 
 
 @pytest.mark.parametrize("window", [1, 31, 32, 100, 256, 300])

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from penjing.engine.step import PAGE_TOKENS
 from penjing.kernels import _core, available_isas
+from penjing.kernels.attention_reference import mix, mixed_together
 
 pytestmark = pytest.mark.parametrize("isa", available_isas())
 
@@ -122,22 +123,62 @@ def test_softmax(isa: str, n: int, shift: float) -> None:
 
 
 @pytest.mark.parametrize("head_dim", [2, 8, 16, 20, 80, 128])
-@pytest.mark.parametrize("transposed", [False, True])
-def test_pages_as_documented(isa: str, head_dim: int, transposed: bool) -> None:
-    """Bytes of a page: int8 codes with scales behind them, bf16, fp32; keys transposed."""
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("keys", [False, True])
+def test_pages_as_documented(isa: str, head_dim: int, format: str, keys: bool) -> None:
+    """Bytes of a page, as csrc/kernels.h draws it at KvPlane."""
     heads = 3
     vectors = normal(PAGE_TOKENS, heads, head_dim) * np.exp(3 * normal(PAGE_TOKENS, heads, 1, seed=1))
     vectors[5, 1] = 0
     vectors[6, 2] = 1e-38
-    axes = (1, 2, 0) if transposed else (1, 0, 2)
-    codes, scales = int8_codes(vectors)
-    expected = {
-        "int8": codes.transpose(axes).astype(np.int8).tobytes() + scales.T.astype(np.float32).tobytes(),
-        "bf16": vectors.astype(ml_dtypes.bfloat16).transpose(axes).tobytes(),
-        "fp32": vectors.transpose(axes).tobytes(),
-    }
-    for format, page in expected.items():
-        assert _core.written_page(vectors, format, transposed, isa)[: len(page)] == page
+    if format == "int8":
+        expected = int8_page(vectors, keys)
+    else:
+        axes = (1, 2, 0) if keys else (1, 0, 2)
+        element = ml_dtypes.bfloat16 if format == "bf16" else np.float32
+        expected = vectors.astype(element).transpose(axes).tobytes()
+    assert _core.written_page(vectors, format, keys, isa)[: len(expected)] == expected
+
+
+def int8_page(vectors: NDArray[np.float32], keys: bool) -> bytes:
+    """Each head's codes, four dimensions of a key or four tokens of a value together, and its scales."""
+    codes, scales = int8_codes(mix(vectors) if keys else vectors)
+    heads = []
+    for head in range(vectors.shape[1]):
+        if keys:
+            padding = -vectors.shape[2] % 4
+            quads = np.pad(codes[:, head] + 128, ((0, 0), (0, padding)), constant_values=128)
+            ordered = quads.reshape(PAGE_TOKENS, -1, 4).transpose(1, 0, 2).astype(np.uint8)
+        else:
+            ordered = codes[:, head].reshape(PAGE_TOKENS // 4, 4, -1).transpose(0, 2, 1).astype(np.int8)
+        heads.append(ordered.tobytes() + scales[:, head].astype(np.float32).tobytes())
+    return b"".join(heads)
+
+
+def attend(
+    isa: str,
+    keys: NDArray[np.float32],
+    values: NDArray[np.float32],
+    formats: tuple[str, str],
+    query: NDArray[np.float32],
+    first: int,
+    last: int,
+    scale: float,
+    pages: NDArray[np.int32] | None = None,
+) -> NDArray[np.float32]:
+    """One token at `last`, query [heads, queries, head_dim], over positions from `first` on."""
+    if pages is None:
+        pages = np.arange(-(-len(keys) // PAGE_TOKENS), dtype=np.int32)
+    out = np.empty_like(query)
+    window = last - first + 1 if first else 0
+    attention = _core.Attention(keys, values, *formats, pages, isa)
+    attention.attend(query[None], last, window, scale, 0.0, 1, False, out[None])
+    return out
+
+
+def mixed_and_stored(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Keys or queries as int8 attention sees them, of a length that keeps their products."""
+    return stored(mix(vectors), "int8") / np.float32(np.sqrt(mixed_together(vectors.shape[-1])))
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -145,43 +186,45 @@ def test_pages_as_documented(isa: str, head_dim: int, transposed: bool) -> None:
 @pytest.mark.parametrize("place", ["key", "value"])
 def test_broken_keys_and_values_stay_broken(isa: str, format: str, bad: float, place: str) -> None:
     """A key of minus infinity may have weight zero; everything else must show."""
-    keys, values, query = normal(40, 1, 16), normal(40, 1, 16, seed=1), np.ones(16, np.float32)
+    keys, values, query = normal(40, 1, 16), normal(40, 1, 16, seed=1), np.ones((1, 1, 16), np.float32)
     (keys if place == "key" else values)[11, 0, 3] = bad
-    out, pages = np.empty(16, np.float32), np.arange(2, dtype=np.int32)
-    _core.attend(keys, values, format, format, pages, 0, 39, query, 0.25, isa, out)
+    out = attend(isa, keys, values, (format, format), query, 0, 39, 0.25)
     harmless = place == "key" and format != "int8" and bad == -np.inf
     assert np.isfinite(out).all() == harmless
 
 
 @pytest.mark.parametrize(("heads", "queries"), [(1, 1), (2, 2), (1, 3), (2, 4), (1, 7)])
 @pytest.mark.parametrize("head_dim", [8, 20, 64, 80])
-def test_attention(isa: str, heads: int, queries: int, head_dim: int) -> None:
+@pytest.mark.parametrize("format", FORMATS)
+def test_attention(isa: str, heads: int, queries: int, head_dim: int, format: str) -> None:
     """Spans of one position, of many, and windows that begin anywhere, over shuffled pages."""
     num_tokens, num_pages = 530, 17
     generator = np.random.default_rng(head_dim)
     keys, values = normal(num_tokens, heads, head_dim), normal(num_tokens, heads, head_dim, seed=1)
     query, scale = normal(heads, queries, head_dim, seed=2) * 2, 1 / np.sqrt(head_dim)
     for first, last in ((0, 0), (0, 31), (0, 256), (3, 529), (255, 257), (511, 512), (200, 200)):
-        key_format, value_format = generator.choice(FORMATS, 2)
-        outs = []
-        for pages in (np.arange(num_pages), generator.permutation(num_pages)):
-            out = np.empty_like(query)
-            ids = pages.astype(np.int32)
-            _core.attend(
-                keys, values, key_format, value_format, ids, first, last, query.ravel(), scale, isa, out
+        value_format = str(generator.choice(FORMATS))
+        outs = [
+            attend(
+                isa, keys, values, (format, value_format), query, first, last, scale, pages.astype(np.int32)
             )
-            outs.append(out)
+            for pages in (np.arange(num_pages), generator.permutation(num_pages))
+        ]
         np.testing.assert_array_equal(outs[0], outs[1])
         seen = slice(first, last + 1)
-        scores = np.einsum("hqd,thd->hqt", query.astype(np.float64), stored(keys, key_format)[seen]) * scale
+        kept, asked = stored(keys, format), query
+        if format == "int8":
+            kept, asked = mixed_and_stored(keys), mixed_and_stored(query)
+        scores = np.einsum("hqd,thd->hqt", asked.astype(np.float64), kept[seen]) * scale
         weights = np.exp(scores - scores.max(-1, keepdims=True))
         weights /= weights.sum(-1, keepdims=True)
         expected = np.einsum("hqt,thd->hqd", weights, stored(values, value_format)[seen])
-        np.testing.assert_allclose(outs[0], expected, rtol=1e-5, atol=2e-6)
+        rounding = 1e-3 if value_format == "int8" else 2e-6  # of weights to 16 bits
+        np.testing.assert_allclose(outs[0], expected, rtol=1e-5, atol=rounding)
 
 
 def test_attention_survives_large_scores(isa: str) -> None:
-    keys, values, out = normal(600, 1, 16) * 300, normal(600, 1, 16, seed=1), np.empty(16, np.float32)
-    query, pages = normal(16, seed=2) * 300, np.arange(19, dtype=np.int32)
-    _core.attend(keys, values, "fp32", "fp32", pages, 0, 599, query, 1.0, isa, out)
-    np.testing.assert_allclose(out, values[np.argmax(keys[:, 0] @ query), 0], rtol=1e-6)
+    keys, values = normal(600, 1, 16) * 300, normal(600, 1, 16, seed=1)
+    query = normal(1, 1, 16, seed=2) * 300
+    out = attend(isa, keys, values, ("fp32", "fp32"), query, 0, 599, 1.0)
+    np.testing.assert_allclose(out[0, 0], values[np.argmax(keys[:, 0] @ query[0, 0]), 0], rtol=1e-6)

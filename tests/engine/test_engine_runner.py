@@ -358,8 +358,3 @@ def test_experts_may_differ_in_format() -> None:
         results.append(run_whole(runner, tokens, ints(0, 1), chunk))
     assert np.isfinite(results[0]).all()
     np.testing.assert_array_equal(results[0], results[1])
-
-
-def test_attention_without_its_soft_cap_is_refused() -> None:
-    with pytest.raises(ValueError, match="attention has no soft cap"):
-        CpuRunner(RandomWeights(small_config().model_copy(update={"attention_softcap": 50.0})))

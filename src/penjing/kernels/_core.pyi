@@ -189,18 +189,38 @@ def gate_multiply(
 ) -> None: ...
 def softcap(values: NDArray[np.float32], cap: float, isa: str) -> None: ...
 def softmax(values: NDArray[np.float32], isa: str) -> None: ...
-def written_page(vectors: NDArray[np.float32], format: str, transposed: bool, isa: str) -> bytes: ...
-def attend(
-    keys: NDArray[np.float32],
-    values: NDArray[np.float32],
-    key_format: str,
-    value_format: str,
-    pages: NDArray[np.int32],
-    first: int,
-    last: int,
-    query: NDArray[np.float32],
-    scale: float,
-    isa: str,
-    out: NDArray[np.float32],
-) -> None: ...
+def written_page(vectors: NDArray[np.float32], format: str, keys: bool, isa: str) -> bytes: ...
+
+class Attention:
+    """Keys and values of one block in pages, float32 [tokens, kv_heads, head_dim]; for tests and timings.
+
+    Raises ValueError for pages out of range or too few.
+    """
+
+    def __init__(
+        self,
+        keys: NDArray[np.float32],
+        values: NDArray[np.float32],
+        key_format: str,
+        value_format: str,
+        pages: NDArray[np.int32],
+        isa: str,
+    ) -> None: ...
+    def attend(
+        self,
+        query: NDArray[np.float32],
+        position: int,
+        window: int,
+        scale: float,
+        softcap: float,
+        tile_rows: int,
+        parts: bool,
+        out: NDArray[np.float32],
+    ) -> None:
+        """query, out: float32 [rows, kv_heads, queries, head_dim]; row r is at position + r.
+
+        window: positions a row sees, 0 for all; softcap: 0 for none; tile_rows: rows computed together;
+        parts: spans one by one, merged after. Raises ValueError for shapes and positions that do not fit.
+        """
+
 def run_tasks(threads: int, tasks: int, loops: int, failing: int) -> list[int]: ...
