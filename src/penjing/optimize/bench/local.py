@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from penjing.artifact import Artifact, ModelConfig
-from penjing.engine import Engine, Sampling
+from penjing.engine import MAX_STRETCH, Engine, Sampling
 from penjing.engine.pages import pages_for
 from penjing.engine.scoring import NON_FINITE
 from penjing.errors import NonFiniteLogitsError, PromptTooLongError
@@ -19,8 +20,8 @@ from penjing.optimize.bench.results import Bench, make_row
 from penjing.optimize.bench.rounds import Rounds, run_rounds
 from penjing.optimize.bench.timeline import Stream, Timeline
 from penjing.optimize.bench.workload import Workload
-from penjing.optimize.reference import runnable
 from penjing.optimize.progress import Progress, silent
+from penjing.optimize.reference import runnable
 from penjing.spec import Tier
 
 STEP_TOKENS = 512  # the engine's own default
@@ -130,6 +131,7 @@ def open_engine(artifact: Artifact, tier: Tier, threads: int, workloads: Sequenc
     for workload in workloads:
         check_fits(workload, artifact.config)
     sequences = max(workload.streams + (workload.arriving_tokens is not None) for workload in workloads)
+    arrivals = any(workload.arriving_tokens is not None for workload in workloads)
     pages = max((workload.streams + 1) * (pages_for(workload.sequence_tokens) + 1) for workload in workloads)
     return Engine(
         artifact,
@@ -139,6 +141,8 @@ def open_engine(artifact: Artifact, tier: Tier, threads: int, workloads: Sequenc
         max_sequences=sequences,
         max_step_tokens=max(STEP_TOKENS, sequences),
         max_queue=sequences,
+        # Paced, prompts that come all at once would only let the first answers end before the last begin.
+        max_stretch=MAX_STRETCH if arrivals else math.inf,
         prefix_cache=False,
     )
 
