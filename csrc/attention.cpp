@@ -61,8 +61,8 @@ void Model::attend(Portion& portion, size_t index) {
   }
 }
 
-// Few tiles and long contexts: threads share the spans of each tile, and its parts are merged when all of them
-// are there, in the order in which one thread would have merged them.
+// Few tiles and long contexts: threads share the spans of each tile, and its parts are merged when all of
+// them are there, in the order in which one thread would have merged them.
 void Model::attend_in_parts(const Attention& attention, const std::vector<AttentionTile>& tiles,
                             int64_t piece) {
   struct Task {

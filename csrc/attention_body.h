@@ -1,7 +1,7 @@
 // Paged attention in tiles of rows and spans of positions: attend, attend_spans and merge_spans of kernels.h.
 //
-// For a span, a tile reads each page of keys once and each page of values once for a few queries, all from the
-// level-1 cache; scores and weights of the span lie in scratch.
+// For a span, a tile reads each page of keys and values once for a few queries, after the first few from the
+// nearest cache; scores and weights of the span lie in scratch.
 #pragma once
 #include "attention_float_body.h"
 #include "attention_int_body.h"

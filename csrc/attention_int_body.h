@@ -1,7 +1,7 @@
 // Attention over int8 keys and values in whole numbers: exact in int32, whatever the order.
 //
-// An instruction multiplies sixteen tokens of a page by four dimensions of a query, or sixteen dimensions of a
-// value by the weights of four tokens. A query has one digit, which is enough if it is mixed as its keys are.
+// An instruction multiplies sixteen tokens of a page by four dimensions of a query, or sixteen dimensions of
+// a value by the weights of four tokens. A query has one digit: enough, if it is mixed as its keys are.
 // A weight has two, with one step a span: one digit would need a step for every page, which costs as much
 // (docs/log.md).
 #pragma once
@@ -101,8 +101,8 @@ void gather_value_scales(const Workspace& work, const SpanPages& span) {
   }
 }
 
-// What turns a weight into a code, for every column of the granules that a row sees: its value's scale over the
-// step of the codes, which is returned; zero for what the row does not see. The step is NaN if any scale is.
+// What turns a weight into a code, for every column of the granules that a row sees: its value's scale over
+// the step, which is returned; zero for what the row does not see. The step is NaN if a scale is.
 template <class Isa>
 float prepare_weights(const float* value_scales, const Columns& columns, float* factors) {
   using V = Vec<Isa>;
@@ -143,8 +143,8 @@ float soften_to_codes(const float* scores, const float* factors, const Columns& 
   return V::sum(total);
 }
 
-// What to fetch of a page: number `part` of `parts` equal parts. Every pass over a span fetches its part of what
-// comes next, so that memory is read all the time and not in bursts.
+// What to fetch of a page: number `part` of `parts` equal parts. Every pass over a span fetches its part of
+// what comes next, so that memory is read all the time.
 struct Ahead {
   const KvPlane& plane;
   int64_t part, parts;
@@ -156,8 +156,8 @@ PENJING_INLINE void fetch(const Ahead& ahead, int64_t page, int64_t kv_head) {
     __builtin_prefetch(bytes + 64 * line, 0, 2);
 }
 
-// out[q][i ..] = sum of weight * value over the pages of a span; kVectors x 16 dimensions of which `left` exist.
-// The keys of the next span are fetched on the way.
+// out[q][i ..] = sum of weight * value over the pages of a span; kVectors x 16 dimensions of which `left`
+// exist. The keys of the next span are fetched on the way.
 template <class Isa, int kQueries, int kVectors>
 PENJING_INLINE void weigh_codes(const KvPlane& values, const SpanPages& span, const Ahead& ahead, int64_t i,
                                 int64_t left, const uint8_t* codes, const float* steps, float* out) {

@@ -67,7 +67,7 @@ PENJING_INLINE Rows rows_that_see(const Attention& attention, const AttentionTil
   return {first > 0 ? first : 0, attention.window && last < tile.rows ? last : tile.rows};
 }
 
-// Pages [first, last) of the sequence: those of a span that some row of the tile sees; the tile's end at `end`.
+// Pages [first, last) of the sequence: those of a span that some row sees. The tile ends at `end`.
 struct SpanPages {
   const int32_t* pages;
   int64_t kv_head, start, first, last, end;  // start: the span's first position

@@ -155,11 +155,11 @@ struct Kernels {
   void (*softmax)(float* values, int64_t n);
 
   // Write one token's vectors [kv_heads][head_dim] into its slot, in the plane's format
-  // (int8: scale = max|x| / 127 per head, rounded half to even; bf16: round to nearest even).
+  // (int8: scale = max|x| / 127 per head, rounded half to even, keys mixed before; bf16: round to nearest even).
   void (*write_kv)(const KvPlane& plane, int64_t page, int64_t slot, const float* vectors);
 
-  // Attention of a tile. Spans of kSpanTokens absolute positions are computed separately and merged in ascending
-  // order; a span that lies wholly beyond a row is none of it. Inside a span, for each row and query:
+  // Attention of a tile. Spans of kSpanTokens absolute positions are computed separately and merged in
+  // ascending order; a span that lies wholly beyond a row is none of it. In a span, for each row and query:
   //   dot = query . key                      int8: both mixed and in 8 bits, exact in int32, times the scales
   //   weight = 2^(dot * f - max(dot) * f)    f = scale * log2 e, over the positions that the row sees
   //   out = sum of weight * value            int8: weight * value scale in 16 bits, exact in int32

@@ -75,9 +75,9 @@ PENJING_INLINE float quantize_vector(const float* vector, int64_t head_dim, cons
 // Dimensions that are mixed with one another: the largest power of two that divides head_dim.
 PENJING_INLINE int64_t mixed_together(int64_t head_dim) { return head_dim & -head_dim; }
 
-// The Walsh-Hadamard transform, unnormalized, of each group of dimensions: it spreads a large element over all
-// of them, so that a scale fits the others better, and leaves products of two vectors what they were, times the
-// size of a group (Ashkboos et al. 2024, QuaRot). In every pass, sums and differences of halves are interleaved.
+// The Walsh-Hadamard transform, unnormalized, of each group of dimensions: it spreads a large element over
+// all of them, so that a scale fits the others better, and leaves products of vectors what they were, times the
+// size of a group (Ashkboos et al. 2024, QuaRot). Every pass interleaves sums and differences of halves.
 template <class Isa>
 PENJING_INLINE void mix(const float* vector, int64_t head_dim, float* __restrict mixed) {
   const int64_t size = mixed_together(head_dim), half = size / 2;
