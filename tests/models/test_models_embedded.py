@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import shutil
 from pathlib import Path
 
@@ -20,3 +21,11 @@ def test_the_name_stands_for_the_embedded_model(tmp_path: Path, monkeypatch: pyt
         assert Checkpoint.open(name).path == embedded
     shutil.copytree(embedded, tmp_path / "seedling")
     assert Checkpoint.open("seedling").path == Path("seedling")
+
+
+def test_the_embedded_weights_are_frozen() -> None:
+    """Published results refer to them: whoever trains others changes this line, the card and the results."""
+    weights = (SEEDLING / "model.safetensors").read_bytes()
+    frozen = "7df102c26d588e9a83119765304d144e3b0a2217a62df65e94a2eca902312b5d"
+    assert hashlib.sha256(weights).hexdigest() == frozen
+    assert f"sha256 of model.safetensors: `{frozen}`" in (SEEDLING / "README.md").read_text("utf-8")
