@@ -127,7 +127,7 @@ def test_our_own_server(int8: Artifact) -> None:
     assert result.model.startswith("tray at http://127.0.0.1:")
     assert result.sent == "prompts as text, answers of full length; tokens counted by usage"
     assert row.output_tokens == 6
-    assert row.prompt_tokens == pytest.approx(20, abs=6)
+    assert 5 < row.prompt_tokens < 50  # words are drawn anew in every run
     assert row.decode_tokens_per_second > 0
     assert (row.limit, result.machine, result.tier) == (None, None, None)
 
