@@ -72,7 +72,8 @@ def main(path: str) -> None:
     directory = Path(path)
     opened = Artifact.open(directory, verify="none")
     page_bytes = CpuRunner(opened, threads=1).kv_bytes_per_page
-    pages = pages_for(len(Tokenizer.load(directory).encode(PROMPT)) + TOKENS)
+    longest = Tokenizer.load(directory).encode(f"{STREAMS}: {PROMPT}")
+    pages = pages_for(len(longest) + TOKENS)
     print(f"{'MB':20}", *(column.rjust(9) for column in ("peak", "artifact", "KV", "rest")))
     for name, peak, streams in (
         ("generate", generate_peak_bytes(directory), 1),

@@ -90,8 +90,8 @@ def dtype_of(format: str) -> np.dtype[Any]:
     if format == "bf16":
         import ml_dtypes
 
-        element: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
-        return element
+        bfloat16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+        return bfloat16
     return np.dtype({"fp32": np.float32, "fp16": np.float16}[format])
 
 
