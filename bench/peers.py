@@ -20,7 +20,7 @@ from typing import Any
 
 from peer.contender import Entry
 from peer.contest import TASKS, Contest, say
-from peer.environment import Environment
+from peer.environment import PEERS, Environment
 from peer.prepare import FILES
 from peer.report import markdown_of, results_of, write
 
@@ -42,7 +42,7 @@ def main() -> None:
     shape = "tiny" if options.smoke else options.shape
     models = options.cache_dir / "models" / shape
     environment = Environment(options.cache_dir / "environment")
-    environment.install()
+    environment.install(options.peers.split(","))
     entries = prepare(shape, models, environment)
     if options.prepare:
         say(f"ready in {options.cache_dir}; missing: {environment.missing or 'nobody'}")
@@ -63,6 +63,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--shape", default="tinyllama-1.1b", help="a Llama of penjing.models.shapes")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=usable_cores())
+    parser.add_argument("--peers", default=",".join(PEERS), help="who takes part beside Penjing")
     parser.add_argument("--cache-dir", type=Path, default=cache_directory() / "peers")
     parser.add_argument("--output", type=Path, help="directory for peers.json and peers.svg")
     parser.add_argument("--prepare", action="store_true", help="install and write models, then stop")

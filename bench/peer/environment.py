@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 BASE = ("torch==2.13.0", "transformers==5.5.4", "gguf==0.19.0", "matplotlib==3.11.2")
@@ -30,13 +31,13 @@ class Environment:
         self.python = directory / "bin" / "python"
         self.missing: dict[str, str] = {}
 
-    def install(self) -> None:
-        """Bring it to the pinned versions; one peer that fails does not keep the others out."""
+    def install(self, peers: Collection[str]) -> None:
+        """Bring these peers to the pinned versions; one that fails does not keep the others out."""
         if not self.python.exists():
             subprocess.run([sys.executable, "-m", "venv", str(self.directory)], check=True)
         failure = self.require(BASE)
         for peer, packages in PEERS.items():
-            reason = failure or self.require(packages)
+            reason = failure or self.require(packages) if peer in peers else "left out by --peers"
             if reason is not None:
                 self.missing[peer] = reason
         if "torchvision" in self.versions():  # comes along, in a build whose import fails beside this torch
