@@ -1,6 +1,6 @@
 """Penjing and its peers at one shape on one machine, taking turns: speeds, and the ratios of them.
 
-    python bench/peers.py --prepare                       # environment and models, once: about 20 minutes
+    python bench/peers.py --prepare                       # environment and models, once; compiles llama.cpp
     python bench/peers.py --output docs/performance       # the measurement itself
     python bench/peers.py --smoke                         # a tiny shape, to see that all of it works
 
