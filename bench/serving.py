@@ -1,8 +1,8 @@
 """What serving over HTTP costs: the engine alone and `penjing serve` on the same load, taking turns.
 
-    python bench/serving.py tray                        # 16 streams: tokens/s of both, and their ratio
-    python bench/serving.py tray --arrivals 2000        # while prompts of 2,000 tokens arrive one after another
-    python bench/serving.py tray --prefix 2000          # a prompt whose first 2,000 tokens were seen before
+    python bench/serving.py tray                      # 16 streams: tokens/s of both, and their ratio
+    python bench/serving.py tray --arrivals 2000      # while prompts of 2,000 tokens arrive one after another
+    python bench/serving.py tray --prefix 2000        # a prompt whose first 2,000 tokens were seen before
 
 The engine runs in this process and the service in its own; whichever does not serve sleeps. The client is
 this process, as lean as Python allows: on two cores it competes with what it measures. Rates and times
