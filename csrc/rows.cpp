@@ -39,10 +39,12 @@ void Model::gather_rows(const std::vector<StepSequence>& sequences) {
   attention_scratch_.reserve(pool_.threads() * scratch_size_);
 }
 
-// Wanted rows stand in the caller's order; a new segment begins wherever the tier changes.
+// Wanted rows stand in the caller's order; a new segment begins wherever the tier changes, if the head knows
+// tiers: any other is read once for all rows.
 void Model::gather_wanted(const std::vector<StepSequence>& sequences) {
   wanted_rows_.clear();
   wanted_segments_.clear();
+  const bool has_tiers = ends_.head.format == Format::layered;
   for (size_t index = 0; index < sequences.size(); ++index) {
     const StepSequence& sequence = sequences[index];
     if (sequence.num_wanted == 0) continue;
@@ -51,7 +53,7 @@ void Model::gather_wanted(const std::vector<StepSequence>& sequences) {
       wanted_rows_.push_back(
           {&sequence, static_cast<int64_t>(index), sequence.first_position + sequence.wanted[i]});
     const auto end = static_cast<int64_t>(wanted_rows_.size());
-    if (!wanted_segments_.empty() && wanted_segments_.back().tier == sequence.tier)
+    if (!wanted_segments_.empty() && (!has_tiers || wanted_segments_.back().tier == sequence.tier))
       wanted_segments_.back().end = end;
     else
       wanted_segments_.push_back({sequence.tier, begin, end});
