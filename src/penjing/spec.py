@@ -23,7 +23,10 @@ from pydantic import (
 from penjing.errors import SpecError
 
 GroupSize = Literal[32, 64, 128]
-WeightFormatName = Literal["keep", "int8", "int4", "layered"]
+WeightFormatName = Literal[
+    "keep", "int2", "int3", "int4", "int5", "int6", "int8", "layered", "table4", "nf4", "mxfp4", "fp8"
+]
+WITH_ZERO_POINTS = ("int2", "int3", "int4", "int5", "int6", "int8")  # formats that may be asymmetric
 KvFormat = Literal["int8", "bf16", "fp32"]
 FloatFormat = Literal["fp32", "fp16", "bf16"]
 Tier = Literal["fast", "best"]
@@ -40,17 +43,29 @@ class WeightFormat(Spec):
     """How one kind of matrix is stored.
 
     `keep` is the checkpoint's own dtype and has no groups: its group_size is always 64, so that recipes that
-    do the same are the same.
+    do the same are the same. `mxfp4` has groups of 32, as its standard says. asymmetric: whether each group
+    has a zero point beside its scale, w = s (u - zero).
     """
 
     name: WeightFormatName = "int4"
     group_size: GroupSize = 64
+    asymmetric: bool = False
 
     @field_validator("group_size")
     @classmethod
     def without_groups(cls, value: GroupSize, info: ValidationInfo) -> GroupSize:
-        """One spelling for the format that has no groups."""
-        return 64 if info.data.get("name") == "keep" else value
+        """One spelling for formats that leave no choice."""
+        fixed: dict[str, GroupSize] = {"keep": 64, "mxfp4": 32}
+        return fixed.get(info.data.get("name", ""), value)
+
+    @field_validator("asymmetric")
+    @classmethod
+    def with_zero_points(cls, value: bool, info: ValidationInfo) -> bool:
+        """Zero points belong to whole-number grids that are not layered."""
+        name = info.data.get("name", "int4")
+        if value and name not in WITH_ZERO_POINTS:
+            raise ValueError(f"{name} has no zero points; use one of {', '.join(WITH_ZERO_POINTS)}")
+        return value
 
 
 class QuantizeStep(Spec):
