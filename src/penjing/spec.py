@@ -48,7 +48,7 @@ class WeightFormat(Spec):
     """
 
     name: WeightFormatName = "int4"
-    group_size: GroupSize = 64
+    group_size: GroupSize = Field(default=64, validate_default=True)
     asymmetric: bool = False
 
     @field_validator("group_size")

@@ -29,7 +29,8 @@ def test_nearest_level_by_trying_all(name: str) -> None:
     levels = np.array(grid.levels, np.float32)
     least = np.abs(levels[None, None] * scales[:, :, None] - values[:, :, None]).min(-1)
     np.testing.assert_allclose(found, least, atol=1e-6 * abs(grid.highest))
-    assert codes.min() >= 0 and codes.max() < len(grid.levels)
+    assert codes.min() >= 0
+    assert codes.max() < len(grid.levels)
 
 
 @pytest.mark.parametrize("name", GRIDS)
@@ -66,7 +67,8 @@ def test_fp8_and_fp4_are_the_published_ones() -> None:
     finite = np.isfinite(bits)
     assert np.array_equal(levels[finite], bits[finite])
     assert np.flatnonzero(~finite).tolist() == [127, 255]
-    assert FIXED_GRIDS["mxfp4"].highest == 6 and FIXED_GRIDS["nf4"].levels[7] == 0
+    assert FIXED_GRIDS["mxfp4"].highest == 6
+    assert FIXED_GRIDS["nf4"].levels[7] == 0
 
 
 def test_layered_codes_by_tier() -> None:

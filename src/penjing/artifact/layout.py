@@ -7,7 +7,22 @@ from typing import Literal
 
 from penjing.formats import part_sizes
 
-StoredFormat = Literal["fp32", "fp16", "bf16", "int8", "int4", "layered"]
+StoredFormat = Literal[
+    "fp32",
+    "fp16",
+    "bf16",
+    "int2",
+    "int3",
+    "int4",
+    "int5",
+    "int6",
+    "int8",
+    "layered",
+    "table4",
+    "nf4",
+    "mxfp4",
+    "fp8",
+]
 TensorFile = Literal["tensors.bin", "residual.bin"]
 PartName = Literal["data", "codes", "scales", "residual", "best"]
 

@@ -1,8 +1,8 @@
 """Grids: which values the codes of a format stand for, in steps of a group's scale.
 
-A weight is s (level(u) - zero): u is the stored code, unsigned; s the scale of its group; `zero` is there only
-where a grid is asymmetric, and is a whole number of steps. Functions take `values`, `scales` and `zeros` that
-broadcast against each other, and give numpy and torch the same bits.
+A weight is s (level(u) - zero): u is the stored code, unsigned; s the scale of its group; `zero` is there
+only where a grid is asymmetric, and is a whole number of steps. Functions take `values`, `scales` and `zeros`
+that broadcast against each other, and give numpy and torch the same bits.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from itertools import pairwise
 
 from penjing.formats.namespace import Array, namespace
 
-# Quantiles of a normal distribution, 8 on each side and an exact zero (Dettmers et al. 2023, QLoRA, appendix E).
+# Quantiles of a normal distribution and an exact zero (Dettmers et al. 2023, QLoRA, appendix E).
 NF4_LEVELS = (
     -1.0,
     -0.6961928009986877,
@@ -37,7 +37,7 @@ E2M1_LEVELS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -
 
 
 def e4m3_levels() -> tuple[float, ...]:
-    """OCP 8-bit floating point, E4M3: no infinities; both NaN codes (127, 255) stand for the largest value."""
+    """OCP 8-bit floating point, E4M3, without infinities; the NaN codes 127 and 255 are +-448 here."""
     positive = [
         (mantissa / 8 * 2.0**-6) if exponent == 0 else (1 + mantissa / 8) * 2.0 ** (exponent - 7)
         for exponent in range(16)
