@@ -26,10 +26,10 @@ from peer.report import markdown_of, results_of, write
 
 import penjing
 from penjing.artifact import ModelConfig
-from penjing.measure.machine import probe_machine, usable_cores
+from penjing.measure.machine import usable_cores
 from penjing.models.shapes import find_shape
 from penjing.optimize.bench import random_artifact
-from penjing.optimize.bench.local import faster
+from penjing.optimize.bench.local import typical
 from penjing.optimize.reference import cache_directory
 
 HERE = Path(__file__).parent / "peer"
@@ -126,7 +126,6 @@ def run(
     """The contest, and all that is to be known of it."""
     logs = environment.directory.with_name("logs")
     logs.mkdir(exist_ok=True)
-    before = probe_machine(threads)
     contest = Contest(threads, logs)
     contest.missing |= environment.missing
     for entry in entries:
@@ -137,8 +136,7 @@ def run(
         versions = {"penjing": penjing.__version__} | {
             name: found[name] for name in REPORTED if name in found
         }
-        machine = faster(before, probe_machine(threads))
-        return results_of(contest, shape, rounds, machine, versions)
+        return results_of(contest, shape, rounds, typical(contest.probes), versions)
     finally:
         contest.close()
 

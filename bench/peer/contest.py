@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import median
 
 from peer.contender import Contender, ContenderError, Entry, Task
+from penjing.measure.machine import Machine, probe_machine
 from penjing.optimize.bench import Workload
 
 TASKS = (
@@ -39,7 +40,7 @@ class Ratio:
 
 
 class Contest:
-    """Runs a contest. missing: who did not take part, or not to the end, and why."""
+    """Runs a contest. missing: who did not take part, or not to the end, and why. probes: of every task."""
 
     def __init__(self, threads: int, logs: Path) -> None:
         self.threads = threads
@@ -47,6 +48,7 @@ class Contest:
         self.missing: dict[str, str] = {}
         self.contenders: list[Contender] = []
         self.rates: dict[str, dict[str, list[float]]] = {}
+        self.probes: list[Machine] = []
 
     def enter(self, entry: Entry, python: str) -> None:
         """Start a contender; if that fails it is missing."""
@@ -62,6 +64,7 @@ class Contest:
         for number in range(1 + rounds):
             for task in tasks:
                 say(f"round {number} of {rounds}, {task.name}")
+                self.probes.append(probe_machine(self.threads))
                 for contender in list(self.contenders):
                     self.turn(contender, task, counted=number > 0)
 

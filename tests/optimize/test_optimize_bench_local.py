@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from penjing.artifact import Artifact
@@ -38,7 +39,7 @@ def test_a_checkpoint_runs_as_it_is_without_a_share_of_the_integer_rate(checkpoi
     assert row.decode_share is not None
 
 
-def test_limits_are_measured_with_the_same_threads_before_and_after(
+def test_limits_are_measured_with_the_same_threads_around_every_round(
     layered: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     probed: list[int] = []
@@ -50,9 +51,9 @@ def test_limits_are_measured_with_the_same_threads_before_and_after(
 
     monkeypatch.setattr(local_module, "probe_machine", probe)
     machine = measure_bench(layered.path, (PAIR,), threads=1, rounds=QUICK).machine
-    assert probed == [1, 1]
+    assert probed == [1] * (1 + QUICK.total)
     assert machine is not None
-    assert machine.read_bytes_per_second == 2e9, "the higher one"
+    assert machine.read_bytes_per_second == 1e9 * np.median(range(1, len(probed) + 1))
 
 
 def test_prompts_keep_arriving_while_streams_decode(layered: Artifact) -> None:

@@ -10,6 +10,7 @@ import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 
@@ -74,12 +75,12 @@ def cpu_model() -> str:
 
 
 def measure_read_bandwidth(threads: int) -> float:
-    """Bytes a second that `threads` threads read from memory together (a float32 maximum, best of a few)."""
+    """Bytes a second that `threads` threads read from memory together: a float32 maximum, median of a few."""
     from concurrent.futures import ThreadPoolExecutor
 
     arrays = [np.ones(BANDWIDTH_BYTES_PER_CORE // 4, np.float32) for _ in range(threads)]
     with ThreadPoolExecutor(threads) as pool:
-        seconds = _best_seconds(lambda: list(pool.map(np.max, arrays)))
+        seconds = _typical_seconds(lambda: list(pool.map(np.max, arrays)))
     return threads * BANDWIDTH_BYTES_PER_CORE / seconds
 
 
@@ -91,20 +92,19 @@ def measure_int8_rate(threads: int) -> float:
     matrix = kernels.Matrix("int8", PROBE_WIDTH, PROBE_WIDTH, PROBE_GROUP, codes, scales, None)
     inputs = np.ones((PROBE_TOKENS, PROBE_WIDTH), np.float32)
     rows = kernels.quantize_rows(inputs, PROBE_GROUP)
-    seconds = _best_seconds(lambda: kernels.linear_quantized(matrix, rows, threads=threads))
+    seconds = _typical_seconds(lambda: kernels.linear_quantized(matrix, rows, threads=threads))
     return 2 * PROBE_TOKENS * PROBE_WIDTH * PROBE_WIDTH / seconds
 
 
-def _best_seconds(call: Callable[[], object]) -> float:
-    """The shortest of at least three calls within the probe time: rates are what the machine can do."""
+def _typical_seconds(call: Callable[[], object]) -> float:
+    """The median of at least three calls within the probe time: what lasts, not a lucky moment."""
     call()
-    best, spent, calls = float("inf"), 0.0, 0
-    while calls < 3 or spent < PROBE_SECONDS:
+    seconds: list[float] = []
+    while len(seconds) < 3 or sum(seconds) < PROBE_SECONDS:
         start = time.perf_counter()
         call()
-        elapsed = time.perf_counter() - start
-        best, spent, calls = min(best, elapsed), spent + elapsed, calls + 1
-    return best
+        seconds.append(time.perf_counter() - start)
+    return median(seconds)
 
 
 def _cgroup_directories() -> list[Path]:

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 
@@ -38,16 +39,17 @@ def measure_bench(
 ) -> Bench:
     """Run greedy requests of random tokens, and relate their speed to what this machine allows.
 
-    model: an artifact, or a checkpoint as it is. The machine's two limits are measured in the same run, with
-    the same threads, before and after; the higher ones count. Raises PromptTooLongError beyond the context,
-    SpecError for a number out of range, CapacityError, ArtifactError, CheckpointError.
+    model: an artifact, or a checkpoint as it is. The machine's two limits are measured before the first round
+    and after each, with the same threads, and their medians count, as medians of the rounds do. Raises
+    PromptTooLongError beyond the context, SpecError for a number out of range, CapacityError, ArtifactError,
+    CheckpointError.
     """
     artifact = Artifact.open(runnable(model, progress))
     chosen, threads = tier or artifact.tiers[-1], threads or usable_cores()
     engine = open_engine(artifact, chosen, threads, workloads)
-    before = probe_machine(threads)
-    timelines = run_rounds(EngineTarget(engine), workloads, rounds, progress)
-    machine = faster(before, probe_machine(threads))
+    target = ProbedTarget(EngineTarget(engine), threads)
+    timelines = run_rounds(target, workloads, rounds, progress)
+    machine = typical(target.probes)
     integer = artifact.entry("blocks.0.query").group_size > 0
     return Bench(
         model=Path(model).name,
@@ -98,6 +100,21 @@ class EngineTarget:
     def submit(self, rng: np.random.Generator, tokens: int, sampling: Sampling) -> int:
         """One request of random tokens."""
         return self.engine.submit(rng.integers(0, self.engine.config.vocab_size, tokens).tolist(), sampling)
+
+
+class ProbedTarget:
+    """Measures the machine before the first run and after each: on a shared one its limits come and go."""
+
+    def __init__(self, target: EngineTarget, threads: int) -> None:
+        self.target = target
+        self.threads = threads
+        self.probes = [probe_machine(threads)]
+
+    def run(self, workload: Workload, seed: int) -> Timeline:
+        """The target's own run."""
+        timeline = self.target.run(workload, seed)
+        self.probes.append(probe_machine(self.threads))
+        return timeline
 
 
 class Arriving:
@@ -167,11 +184,9 @@ def limit_of(artifact: Artifact, tier: Tier, workload: Workload, machine: Machin
     return roofline(cost, machine, workload.streams)
 
 
-def faster(first: Machine, second: Machine) -> Machine:
-    """One machine, with the higher of each rate."""
-    return first.model_copy(
-        update={
-            name: max(getattr(first, name), getattr(second, name))
-            for name in ("read_bytes_per_second", "int8_operations_per_second")
-        }
+def typical(probes: Sequence[Machine]) -> Machine:
+    """One machine, with the median of each rate."""
+    rates = ("read_bytes_per_second", "int8_operations_per_second")
+    return probes[0].model_copy(
+        update={name: median(getattr(probe, name) for probe in probes) for name in rates}
     )
