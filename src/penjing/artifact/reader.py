@@ -185,7 +185,7 @@ def file_sha256(path: Path) -> str:
 def map_file(directory: Path, file: TensorFile, manifest: Manifest) -> NDArray[np.uint8]:
     """Map a tensor file, read-only. Raises MissingTensorError, or ChecksumError for its size or header.
 
-    Linux is asked for huge pages, which it has for what it then reads from disk: one token reads every weight.
+    Linux is asked for huge pages, which it has for what it then reads from disk.
     """
     path = directory / file
     try:
