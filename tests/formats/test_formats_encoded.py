@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from penjing.errors import FormatError, NonFiniteWeightError
-from penjing.formats import Encoded, decode, encode, encoded, part_sizes, residual_saturation
+from penjing.formats import Encoded, decode, encode, encoding, part_sizes, residual_saturation, rounding
 from penjing.spec import WeightFormat, WeightFormatName
 
 INTEGER_FORMATS: tuple[WeightFormatName, ...] = ("int8", "int4", "layered")
@@ -113,8 +113,8 @@ def test_the_result_does_not_depend_on_chunks(
 ) -> None:
     weight = gaussian(100, 300)
     whole = encode(weight, wanted(name), "search", "w")
-    monkeypatch.setattr(encoded, "CHUNK_WEIGHTS", 1)
-    monkeypatch.setattr(encoded, "SEARCH_WEIGHTS", 7 * 32)
+    monkeypatch.setattr(encoding, "CHUNK_WEIGHTS", 1)
+    monkeypatch.setattr(rounding, "SEARCH_WEIGHTS", 7 * 32)
     cut = encode(weight, wanted(name), "search", "w")
     for part in ("codes", "scales", "residual"):
         assert np.array_equal(getattr(whole, part), getattr(cut, part))
@@ -217,8 +217,8 @@ def test_sizes_count_padding() -> None:
     assert (sizes.codes, sizes.scales, sizes.residual) == (32 * 128 // 2, 32 * 2 * 2, 32 * 128 // 2)
     assert sizes.total == encode(gaussian(17, 65), wanted("layered", 64), "range", "w").nbytes
     assert part_sizes("int8", 16, 32, 32).total == 16 * 32 + 32
-    with pytest.raises(FormatError, match="unknown matrix format 'int5'"):
-        part_sizes("int5", 1, 1, 32)
+    with pytest.raises(FormatError, match="unknown matrix format 'int7'"):
+        part_sizes("int7", 1, 1, 32)
 
 
 def test_parts_of_another_size_are_refused() -> None:
@@ -250,7 +250,7 @@ def test_memory_beside_input_and_output_is_bounded() -> None:
     matrix = encode(weight, wanted("layered"), "range", "w")
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert peak - matrix.nbytes < 48 * encoded.CHUNK_WEIGHTS
+    assert peak - matrix.nbytes < 48 * encoding.CHUNK_WEIGHTS
 
 
 def test_search_pays_on_a_real_model(stories260k: Path) -> None:

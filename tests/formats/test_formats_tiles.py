@@ -16,31 +16,29 @@ counts = st.integers(1, 4)
 seeds = st.integers(0, 2**32 - 1)
 
 
-def random_codes(seed: int, num_tiles: int, octets: int, limit: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    return np.random.default_rng(seed).integers(0, limit, (16 * num_tiles, 8 * octets), np.uint8)
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+@given(seed=seeds, num_tiles=counts, groups=counts)
+def test_planes_round_trip_and_stand_where_the_document_says(
+    bits: int, seed: int, num_tiles: int, groups: int
+) -> None:
+    codes = np.random.default_rng(seed).integers(0, 2**bits, (16 * num_tiles, 32 * groups), np.uint8)
+    packed = tiles.pack_plane(codes, bits)
+    columns = codes.shape[1]
+    assert packed.size == codes.size * bits // 8
+    assert np.array_equal(tiles.unpack_plane(packed, columns, bits), codes)
+    row, k = np.indices(codes.shape)
+    line = 32 // bits  # columns of 64 bytes
+    place = (row // 16) * 2 * bits * columns + 64 * (k // line) + 4 * (row % 16) + k % 4
+    assert np.array_equal(packed[place] >> (bits * (k % line // 4)) & (2**bits - 1), codes)
 
 
 @given(seeds, counts, counts)
-def test_bytes_round_trip_and_stand_where_the_document_says(seed: int, num_tiles: int, octets: int) -> None:
-    codes = random_codes(seed, num_tiles, octets, 256)
-    packed = tiles.pack_bytes(codes)
-    columns = codes.shape[1]
-    assert np.array_equal(tiles.unpack_bytes(packed, columns), codes)
-    row, k = np.indices(codes.shape)
-    place = (row // 16) * 16 * columns + 64 * (k // 4) + 4 * (row % 16) + k % 4
-    assert np.array_equal(packed[place], codes)
-
-
-@given(seeds, counts, counts)
-def test_nibbles_round_trip_and_stand_where_the_document_says(seed: int, num_tiles: int, octets: int) -> None:
-    codes = random_codes(seed, num_tiles, octets, 16)
-    packed = tiles.pack_nibbles(codes)
-    columns = codes.shape[1]
-    assert packed.size == codes.size // 2
-    assert np.array_equal(tiles.unpack_nibbles(packed, columns), codes)
-    row, k = np.indices(codes.shape)
-    place = (row // 16) * 8 * columns + 64 * (k // 8) + 4 * (row % 16) + k % 4
-    assert np.array_equal(np.where(k % 8 < 4, packed[place] & 15, packed[place] >> 4), codes)
+def test_groups_round_trip_and_stand_where_the_document_says(seed: int, num_tiles: int, groups: int) -> None:
+    values = np.random.default_rng(seed).integers(0, 256, (16 * num_tiles, groups), np.uint8)
+    packed = tiles.pack_groups(values)
+    assert np.array_equal(tiles.unpack_groups(packed, groups), values)
+    row, group = np.indices(values.shape)
+    assert np.array_equal(packed[((row // 16) * groups + group) * 16 + row % 16], values)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])

@@ -14,9 +14,10 @@ from penjing.artifact.layout import TensorFile
 from penjing.artifact.reader import Artifact
 from penjing.errors import ChecksumError
 from penjing.formats import Encoded
-from penjing.formats.tiles import TILE_ROWS, unpack_bytes, unpack_elements, unpack_nibbles
+from penjing.formats.encoded import PLANE_BITS
+from penjing.formats.packing import NEUTRAL_RESIDUAL, neutral_code
+from penjing.formats.tiles import TILE_ROWS, unpack_elements, unpack_groups, unpack_plane
 
-NEUTRAL_CODE = {"int8": 128, "int4": 8, "layered": 8}
 ELEMENT_BITS: dict[str, np.dtype[Any]] = {
     "fp32": np.dtype(np.uint32),
     "fp16": np.dtype(np.uint16),
@@ -50,44 +51,48 @@ def check_file(artifact: Artifact, file: TensorFile) -> None:
 
 
 def padding_is_neutral(matrix: Encoded) -> bool:
-    """Whether rows and columns beyond the matrix hold neutral codes (zero in float formats) and scales 0."""
-    neutral = NEUTRAL_CODE.get(matrix.format, 0)
-    for plane in (matrix.codes, matrix.residual):
-        if plane is None:
-            continue
-        for first_row, codes in padded_tiles(matrix, plane):
+    """Whether rows and columns beyond the matrix hold neutral codes (zero in float formats).
+
+    Rows beyond it also have scales and zero points 0.
+    """
+    for plane, bits, neutral in planes(matrix):
+        for first_row, codes in padded_tiles(matrix, plane, bits):
             beyond = codes[max(0, matrix.rows - first_row) :]
             if (beyond != neutral).any() or (codes[:, matrix.columns :] != neutral).any():
                 return False
-    if matrix.scales is None:
-        return True
-    tiles = matrix.scales.reshape(row_tiles(matrix), -1, TILE_ROWS)
-    rows_in_last = matrix.rows - (row_tiles(matrix) - 1) * TILE_ROWS
-    return not tiles[-1, :, rows_in_last:].any()
+    for part in (matrix.scales, matrix.zeros):
+        if part is not None:
+            groups = matrix.padded_columns // matrix.group_size
+            if unpack_groups(part, groups)[matrix.rows :].any():
+                return False
+    return True
 
 
-def row_tiles(matrix: Encoded) -> int:
-    """Tiles of 16 rows."""
-    return -(-matrix.rows // TILE_ROWS)
+def planes(matrix: Encoded) -> Iterator[tuple[NDArray[np.uint8], int, int]]:
+    """(bytes, bits of a code, its neutral value) of every plane; a float matrix is one, of 0 bits."""
+    if matrix.format not in PLANE_BITS:
+        yield matrix.codes, 0, 0
+        return
+    low_bits, high_bits = PLANE_BITS[matrix.format]
+    neutral = neutral_code(matrix.format, matrix.asymmetric)
+    yield matrix.codes, low_bits, neutral % 2**low_bits
+    if matrix.high is not None:
+        yield matrix.high, high_bits, neutral >> low_bits
+    if matrix.residual is not None:
+        yield matrix.residual, low_bits, NEUTRAL_RESIDUAL
 
 
-def padded_tiles(matrix: Encoded, plane: NDArray[np.uint8]) -> Iterator[tuple[int, NDArray[Any]]]:
-    """(first row, codes [rows, padded columns]) of the tiles that have padding, a few tiles at a time.
+def padded_tiles(matrix: Encoded, plane: NDArray[np.uint8], bits: int) -> Iterator[tuple[int, NDArray[Any]]]:
+    """(first row, codes or bits of elements [rows, padded columns]) of the tiles that have padding.
 
-    Without padded columns, only the last tile can have any.
+    A few tiles at a time. Without padded columns, only the last tile can have any.
     """
-    columns = (
-        -(-matrix.columns // matrix.group_size) * matrix.group_size if matrix.group_size else matrix.columns
-    )
-    tiles = plane.reshape(row_tiles(matrix), -1)
+    columns = matrix.padded_columns
+    tiles = plane.reshape(-(-matrix.rows // TILE_ROWS), -1)
     start = 0 if columns > matrix.columns else len(tiles) - 1
     for first in range(start, len(tiles), TILES_AT_A_TIME):
         packed = tiles[first : first + TILES_AT_A_TIME].reshape(-1)
-        yield first * TILE_ROWS, unpack(matrix.format, packed, columns)
-
-
-def unpack(format: str, packed: NDArray[np.uint8], columns: int) -> NDArray[Any]:
-    """Codes, or the bits of elements, [rows, columns] of whole tiles."""
-    if format in ELEMENT_BITS:
-        return unpack_elements(packed, ELEMENT_BITS[format], columns)
-    return unpack_bytes(packed, columns) if format == "int8" else unpack_nibbles(packed, columns)
+        if bits:
+            yield first * TILE_ROWS, unpack_plane(packed, columns, bits)
+        else:
+            yield first * TILE_ROWS, unpack_elements(packed, ELEMENT_BITS[matrix.format], columns)

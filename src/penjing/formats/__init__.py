@@ -1,15 +1,12 @@
 """Number grids: quantize, dequantize, pack, unpack. Nothing here knows about models."""
 
 from penjing.formats.affine import Affine, dequantize_affine, quantize_affine
-from penjing.formats.encoded import (
-    Encoded,
-    PartSizes,
-    decode,
-    encode,
-    part_sizes,
-    residual_saturation,
-)
+from penjing.formats.codes import Codes, dequantize, grid_of
+from penjing.formats.encoded import Encoded, PartSizes, part_sizes, residual_saturation
+from penjing.formats.encoding import decode, encode
 from penjing.formats.fixed_point import FixedPoint, dequantize_fixed_point, quantize_fixed_point
+from penjing.formats.grids import Grid
+from penjing.formats.packing import pack, unpack
 from penjing.formats.subinteger import (
     SubInteger,
     dequantize_subinteger,
@@ -20,20 +17,26 @@ from penjing.formats.subinteger import (
 
 __all__ = [
     "Affine",
+    "Codes",
     "Encoded",
     "FixedPoint",
+    "Grid",
     "PartSizes",
     "SubInteger",
     "decode",
+    "dequantize",
     "dequantize_affine",
     "dequantize_fixed_point",
     "dequantize_subinteger",
     "encode",
+    "grid_of",
+    "pack",
     "pack_bits",
     "part_sizes",
     "quantize_affine",
     "quantize_fixed_point",
     "quantize_subinteger",
     "residual_saturation",
+    "unpack",
     "unpack_bits",
 ]
