@@ -1,0 +1,86 @@
+"""GPTQ (Frantar et al. 2023): columns are rounded one by one, and those to come make up for the error.
+
+With U the upper Cholesky factor of the inverse Gram matrix, G^-1 = U^T U, rounding column j leaves the error
+e = (w_j - q_j) / U_jj, and every later column k becomes w_k - e U_jk: the least squares solution for the
+outputs W x over all calibration tokens, given what is rounded already.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from penjing.errors import DataError
+from penjing.formats.codes import Codes
+from penjing.quantize.matrix import Placement
+from penjing.quantize.search import SearchConfig, search_placement
+from penjing.quantize.statistics import InputStatistics, check_statistics, damped
+from penjing.spec import WeightFormat
+
+BLOCK_COLUMNS = 64  # whose errors are fed back at once to all later columns
+MOST_DAMPING = 1e3
+
+
+@dataclass(frozen=True)
+class GptqConfig:
+    """damping: added to the Gram's diagonal, in parts of its mean. order: whether columns of large inputs go
+    first ("act-order"); groups keep their columns, so that nothing is permuted in the artifact. search: how
+    scales are found, beforehand.
+    """
+
+    damping: float = 0.01
+    order: bool = True
+    search: SearchConfig = field(default_factory=SearchConfig)
+
+
+def gptq(weight: Tensor, statistics: InputStatistics, format: WeightFormat, config: GptqConfig) -> Codes:
+    """Codes of a float32 matrix [N, K] that keep its outputs on the calibration inputs.
+
+    Raises as `search` does, and DataError for a Gram matrix that no damping makes positive definite.
+    """
+    placement, table = search_placement(weight, statistics, format, config.search)
+    return placement.to_codes(feed_back(weight, statistics, placement, config), format, table)
+
+
+def feed_back(weight: Tensor, statistics: InputStatistics, placement: Placement, config: GptqConfig) -> Tensor:
+    """Codes float32 [N, K] on grids that are in place already."""
+    check_statistics(weight, statistics)
+    columns = weight.shape[1]
+    importance = statistics.gram.diagonal()
+    order = torch.argsort(importance, descending=True, stable=True) if config.order else torch.arange(columns)
+    factor = inverse_factor(statistics.gram[order][:, order], config.damping)
+    rest = weight.t()[order].contiguous()  # [K, N]: a column of the matrix is a row here, side by side
+    codes = torch.empty_like(rest)
+    scales = placement.scales.t().contiguous()
+    zeros = None if placement.zeros is None else placement.zeros.t().contiguous()
+    groups = (order // placement.group_size).tolist()
+    for first in range(0, columns, BLOCK_COLUMNS):
+        last = min(first + BLOCK_COLUMNS, columns)
+        block, errors = rest[first:last], torch.empty_like(rest[first:last])
+        upper = factor[first:last, first:last]
+        for j in range(last - first):
+            scale = scales[groups[first + j]]
+            zero = None if zeros is None else zeros[groups[first + j]]
+            codes[first + j] = placement.grid.nearest(block[j], scale, zero)
+            torch.sub(block[j], placement.grid.values(codes[first + j], scale, zero), out=errors[j])
+            errors[j] /= upper[j, j]
+            block[j + 1 :].addr_(upper[j, j + 1 :], errors[j], alpha=-1)
+        rest[last:].addmm_(factor[first:last, last:].t(), errors, alpha=-1)
+    return codes[torch.argsort(order)].t().contiguous()
+
+
+def inverse_factor(gram: Tensor, damping: float) -> Tensor:
+    """U, upper triangular float32 with U^T U = (G + damping mean diag(G))^-1, by doubles.
+
+    Damping grows tenfold as long as rounding leaves the matrix indefinite.
+    """
+    while damping <= MOST_DAMPING:
+        lower, failed = torch.linalg.cholesky_ex(damped(gram, damping))
+        if not int(failed):
+            factor, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
+            if not int(failed):
+                return factor.float().contiguous()
+        damping = max(10 * damping, 1e-6)
+    raise DataError("the Gram matrix of a layer's inputs is not positive semidefinite: it was damaged")

@@ -1,0 +1,50 @@
+"""Rounding that also makes up for what earlier rounding did (GPTAQ, Li et al. 2025; Qronos, Zhang et al. 2025).
+
+The matrix will read x^, inputs that earlier quantized matrices made, and should give what the original gave
+for x. The float matrix that does this best over the calibration tokens,
+
+    W* = argmin |W x - W* x^|^2 = W C G^-1,   C = sum x x^^T,  G = sum x^ x^^T,
+
+is what GPTQ then rounds under G. Damping pulls W* to W where the inputs say little.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from penjing.errors import DataError
+from penjing.formats.codes import Codes
+from penjing.quantize.gptq import MOST_DAMPING, GptqConfig, gptq
+from penjing.quantize.statistics import InputStatistics, check_statistics, damped
+from penjing.spec import WeightFormat
+
+
+@dataclass(frozen=True)
+class QronosConfig:
+    """damping: of the target, in parts of the Gram's mean diagonal. gptq: how the target is rounded."""
+
+    damping: float = 0.01
+    gptq: GptqConfig = field(default_factory=GptqConfig)
+
+
+def qronos(weight: Tensor, statistics: InputStatistics, format: WeightFormat, config: QronosConfig) -> Codes:
+    """`gptq` of the corrected target; plain `gptq` where the statistics have no cross-Gram. Raises likewise."""
+    return gptq(corrected_target(weight, statistics, config.damping), statistics, format, config.gptq)
+
+
+def corrected_target(weight: Tensor, statistics: InputStatistics, damping: float) -> Tensor:
+    """W* = W (C + lambda I) (G + lambda I)^-1, float32 [N, K]; `weight` itself without a cross-Gram."""
+    check_statistics(weight, statistics)
+    if statistics.cross is None:
+        return weight
+    change = statistics.cross.double() - statistics.gram.double()  # W* = W + W (C - G) (G + lambda I)^-1
+    while damping <= MOST_DAMPING:
+        lower, failed = torch.linalg.cholesky_ex(damped(statistics.gram, damping))
+        if not int(failed):
+            moved = torch.cholesky_solve((weight.double() @ change).t(), lower).t()
+            return weight + moved.float()
+        damping = max(10 * damping, 1e-6)
+    raise DataError("the Gram matrix of a layer's inputs is not positive semidefinite: it was damaged")

@@ -1,0 +1,142 @@
+"""Learned rounding and end-to-end tuning: on a small network they lower what they are judged by, or keep it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+import torch
+from layer_samples import random_inputs, random_weight, same_bytes, statistics_of, values_of
+from torch import Tensor
+
+from penjing.errors import DivergedError
+from penjing.formats.codes import Codes
+from penjing.quantize.gptq import GptqConfig, gptq
+from penjing.quantize.latent import LatentMatrix
+from penjing.quantize.rounding import RoundingConfig, learn_rounding
+from penjing.quantize.search import SearchConfig, search
+from penjing.quantize.tune import TuneConfig, mean_kl, tune
+from penjing.spec import WeightFormat
+
+INPUTS = random_inputs()
+FIRST, SECOND = random_weight(0, 32, 160), random_weight(1, 48, 32) * 20
+WEIGHTS = {"first": FIRST, "second": SECOND}
+NORM = torch.ones(32)
+
+
+def network(tensors: Mapping[str, Tensor], rows: slice) -> Tensor:
+    """Two layers and a norm, logits of 48 tokens."""
+    hidden = torch.nn.functional.rms_norm(INPUTS[rows] @ tensors["first"].T, (32,), tensors.get("norm", NORM))
+    return torch.nn.functional.silu(hidden) @ tensors["second"].T
+
+
+def loss(tensors: Mapping[str, Tensor], step: int) -> Tensor:
+    first = step % 4 * 100
+    rows = slice(first, first + 100)
+    return mean_kl(network(WEIGHTS, rows), network(tensors, rows))
+
+
+def judge(tensors: Mapping[str, Tensor]) -> float:
+    rows = slice(400, 600)
+    return float(mean_kl(network(WEIGHTS, rows), network(tensors, rows)))
+
+
+def starting_codes(format: WeightFormat) -> dict[str, Codes]:
+    return {
+        "first": gptq(FIRST, statistics_of(INPUTS[:400]), format, GptqConfig()),
+        "second": search(SECOND, None, format, SearchConfig()),
+    }
+
+
+def values_by_name(codes: Mapping[str, Codes]) -> dict[str, Tensor]:
+    return {name: values_of(matrix) for name, matrix in codes.items()}
+
+
+@pytest.mark.parametrize(
+    "format",
+    [
+        WeightFormat(name="int2", group_size=32),
+        WeightFormat(name="int3", group_size=32, asymmetric=True),
+        WeightFormat(name="table4", group_size=32),
+    ],
+    ids=lambda format: format.name,
+)
+def test_tuning_lowers_the_divergence_on_text_held_apart(format: WeightFormat) -> None:
+    codes, config = starting_codes(format), TuneConfig(steps=40, judge_every=10, latent_rate=0.03)
+    found = tune(codes, WEIGHTS, {"norm": NORM}, loss, judge, config)
+    assert found.before == pytest.approx(judge(values_by_name(codes)), rel=1e-4)
+    assert found.after < 0.8 * found.before
+    assert found.after == pytest.approx(judge({**values_by_name(found.matrices), **found.vectors}), rel=1e-4)
+    again = tune(codes, WEIGHTS, {"norm": NORM}, loss, judge, config)
+    assert all(same_bytes(found.matrices[name], again.matrices[name]) for name in codes)
+    assert torch.equal(found.vectors["norm"], again.vectors["norm"])
+
+
+def test_tuning_of_scales_and_norms_leaves_codes() -> None:
+    codes = starting_codes(WeightFormat(name="int2", group_size=32))
+    config = TuneConfig(steps=40, judge_every=10, rounding=False, scale_rate=5e-3, vector_rate=5e-3)
+    found = tune(codes, WEIGHTS, {"norm": NORM}, loss, judge, config)
+    assert found.after < 0.95 * found.before
+    for name, matrix in found.matrices.items():
+        assert np.array_equal(matrix.codes, codes[name].codes)
+        assert not np.array_equal(matrix.scales, codes[name].scales)
+    assert not torch.equal(found.vectors["norm"], NORM)
+
+
+def test_tuning_that_only_harms_gives_back_what_it_was_given() -> None:
+    codes = starting_codes(WeightFormat(name="int8", group_size=32))
+    config = TuneConfig(steps=4, judge_every=2, latent_rate=50.0, scale_rate=0.5, vector_rate=0.5)
+    found = tune(codes, WEIGHTS, {"norm": NORM}, loss, judge, config)
+    assert found.after == found.before
+    assert all(same_bytes(found.matrices[name], codes[name]) for name in codes)
+    assert torch.equal(found.vectors["norm"], NORM)
+
+
+def test_a_loss_that_is_not_finite_stops_tuning() -> None:
+    codes = starting_codes(WeightFormat(name="int4", group_size=32))
+    with pytest.raises(DivergedError, match="batch 0"):
+        tune(codes, WEIGHTS, {}, lambda tensors, step: loss(tensors, step) * float("nan"), judge, TuneConfig(steps=2))
+
+
+def test_learned_rounding_beats_gptq_on_the_block() -> None:
+    codes = starting_codes(WeightFormat(name="int3", group_size=32))
+
+    def block_loss(tensors: Mapping[str, Tensor], step: int) -> Tensor:
+        rows = slice(step % 4 * 100, step % 4 * 100 + 100)
+        return torch.nn.functional.mse_loss(network(tensors, rows), network(WEIGHTS, rows))
+
+    def block_judge(tensors: Mapping[str, Tensor]) -> float:
+        return float(torch.nn.functional.mse_loss(network(tensors, slice(400, 600)), network(WEIGHTS, slice(400, 600))))
+
+    found = learn_rounding(codes, WEIGHTS, block_loss, block_judge, RoundingConfig(steps=60))
+    assert block_judge(values_by_name(found)) < 0.9 * block_judge(values_by_name(codes))
+    kept = learn_rounding(codes, WEIGHTS, block_loss, lambda tensors: 0.0, RoundingConfig(steps=3))
+    assert all(same_bytes(kept[name], codes[name]) for name in codes)
+
+
+@pytest.mark.parametrize("asymmetric", [False, True])
+def test_a_latent_matrix_begins_as_its_codes_and_keeps_its_reach(asymmetric: bool) -> None:
+    format = WeightFormat(name="int4", asymmetric=asymmetric)
+    weight = random_weight()
+    weight[0] = 0.0
+    codes = search(weight, None, format, SearchConfig())
+    free = LatentMatrix(codes, weight)
+    assert torch.equal(free(), values_of(codes))
+    assert same_bytes(free.to_codes(), codes)
+    bound = LatentMatrix(codes, weight, reach=0.5)
+    with torch.no_grad():
+        bound.latents.add_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)) * 9)
+    bound.confine()
+    inside = (weight - values_of(codes)).abs() < 0.5 * free.forward().abs().amax()  # what is not clipped
+    steps = bound.to_codes().scales.astype(np.float32).repeat(64, 1)[:, :160]
+    moved = (values_of(bound.to_codes()) - weight).abs() / torch.from_numpy(steps).abs().clamp(min=1e-9)
+    assert (moved[1:][inside[1:]] < 1.05).float().mean() > 0.99
+    assert (values_of(bound.to_codes())[0] == 0).all()
+
+
+def test_mean_kl_is_the_definition() -> None:
+    original, other = torch.randn(2, 5, 9), torch.randn(2, 5, 9)
+    p, q = original.softmax(-1), other.softmax(-1)
+    assert float(mean_kl(original, other)) == pytest.approx(float((p * (p / q).log()).sum(-1).mean()), rel=1e-5)
+    assert abs(float(mean_kl(original, original + 3))) < 1e-6
