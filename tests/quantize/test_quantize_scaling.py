@@ -29,7 +29,9 @@ def test_awq_lowers_the_error_of_rounding_and_folds_exactly() -> None:
     scales = channel_scales(weights, statistics, FORMAT, AwqConfig())
     assert not torch.equal(scales, torch.ones(160))
     for weight in weights:
-        scaled = search(scale_inputs(weight, scales), rescale_statistics(statistics, scales), FORMAT, SearchConfig())
+        scaled = search(
+            scale_inputs(weight, scales), rescale_statistics(statistics, scales), FORMAT, SearchConfig()
+        )
         error = float(gram_errors(values_of(scaled) / scales - weight, statistics.gram).sum())
         assert error < output_error(search(weight, None, FORMAT, SearchConfig()), weight, statistics)
     norm = torch.rand(160) + 0.5

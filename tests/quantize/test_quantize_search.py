@@ -1,4 +1,4 @@
-"""Searched scales beat ranges, and importance beats its absence, on every grid; hostile groups are survived."""
+"""Searched scales beat ranges, and importance beats its absence, on every grid; hostile groups do no harm."""
 
 from __future__ import annotations
 
@@ -70,9 +70,9 @@ def test_hostile_groups(format: WeightFormat) -> None:
         assert torch.isfinite(values).all()
         assert (values[0] == 0).all()
         assert (codes.scales[0] == 0).all()
-        assert values[3, 5] > 1 or format.name == "int2"
         assert (values[4, :64] - weight[4, :64]).abs().max() <= 1.1e-6
     found = values_of(search(weight, None, format, CONFIG))
+    assert 5e3 < found[3, 5] < 1.2e4
     assert (found[1, :64] - 0.25).abs().max() < 0.06
     assert (found[2, :64] + 0.25).abs().max() < 0.06
 

@@ -22,10 +22,13 @@ BLOCK_COLUMNS = 64
 
 @dataclass(frozen=True)
 class DescentConfig:
-    """passes: over all columns. damping: added to the Gram's diagonal, in parts of its mean."""
+    """passes: over all columns. damping: added to the Gram's diagonal, in parts of its mean. reach: how many
+    steps a code may lie from the target, as in `gptq`.
+    """
 
     passes: int = 4
     damping: float = 0.01
+    reach: float | None = 0.9
 
 
 def descend(
@@ -36,16 +39,21 @@ def descend(
     gram = statistics.gram.clone()
     extra = config.damping * float(gram.diagonal().mean())
     gram.diagonal().add_(extra if extra > 0 else 1.0)
+    bounds = placement.bounds(target, config.reach)
+    if bounds is not None:
+        bounds = (bounds[0].t().contiguous(), bounds[1].t().contiguous())
     codes, wanted = codes.t().contiguous(), target.t().contiguous()  # [K, N]
     for _ in range(config.passes):
         before = codes.clone()
-        descend_once(wanted, gram, placement, codes)
+        descend_once(wanted, gram, placement, codes, bounds)
         if torch.equal(before, codes):
             break
     return codes.t().contiguous()
 
 
-def descend_once(wanted: Tensor, gram: Tensor, placement: Placement, codes: Tensor) -> None:
+def descend_once(
+    wanted: Tensor, gram: Tensor, placement: Placement, codes: Tensor, bounds: tuple[Tensor, Tensor] | None
+) -> None:
     """One pass over the columns, in place on `codes` [K, N]; pulls are exact at the start of each block."""
     columns, size = wanted.shape[0], placement.group_size
     scales = placement.scales.t().contiguous()
@@ -58,8 +66,9 @@ def descend_once(wanted: Tensor, gram: Tensor, placement: Placement, codes: Tens
             scale, zero = scales[j // size], None if zeros is None else zeros[j // size]
             present = wanted[j] - left[j]
             best = placement.grid.nearest(present + pulls[j - first] / gram[j, j], scale, zero)
+            if bounds is not None:
+                best = torch.clamp(best, bounds[0][j], bounds[1][j])
             value = placement.grid.values(best, scale, zero)
-            # Rounding errors of the pull must not move a code between equals: only real moves count.
             pulls[j - first + 1 :].addr_(gram[j + 1 : last, j], value - present, alpha=-1)
             left[j] -= value - present
             codes[j] = best

@@ -26,12 +26,15 @@ MOST_DAMPING = 1e3
 @dataclass(frozen=True)
 class GptqConfig:
     """damping: added to the Gram's diagonal, in parts of its mean. order: whether columns of large inputs go
-    first ("act-order"); groups keep their columns, so that nothing is permuted in the artifact. search: how
-    scales are found, beforehand.
+    first ("act-order"); groups keep their columns, so that nothing is permuted in the artifact. reach: how
+    many steps a code may lie from its weight, however much error is fed back to it, on uniform grids of 4
+    bits and more (None: any number). Below 1 it leaves the codes beside the weight, so that a residual plane
+    can bring the weight back. search: how scales are found, beforehand.
     """
 
     damping: float = 0.01
     order: bool = True
+    reach: float | None = 0.9
     search: SearchConfig = field(default_factory=SearchConfig)
 
 
@@ -44,7 +47,9 @@ def gptq(weight: Tensor, statistics: InputStatistics, format: WeightFormat, conf
     return placement.to_codes(feed_back(weight, statistics, placement, config), format, table)
 
 
-def feed_back(weight: Tensor, statistics: InputStatistics, placement: Placement, config: GptqConfig) -> Tensor:
+def feed_back(
+    weight: Tensor, statistics: InputStatistics, placement: Placement, config: GptqConfig
+) -> Tensor:
     """Codes float32 [N, K] on grids that are in place already."""
     check_statistics(weight, statistics)
     columns = weight.shape[1]
@@ -56,6 +61,9 @@ def feed_back(weight: Tensor, statistics: InputStatistics, placement: Placement,
     scales = placement.scales.t().contiguous()
     zeros = None if placement.zeros is None else placement.zeros.t().contiguous()
     groups = (order // placement.group_size).tolist()
+    bounds = placement.bounds(weight, config.reach)
+    if bounds is not None:
+        bounds = (bounds[0].t()[order].contiguous(), bounds[1].t()[order].contiguous())
     for first in range(0, columns, BLOCK_COLUMNS):
         last = min(first + BLOCK_COLUMNS, columns)
         block, errors = rest[first:last], torch.empty_like(rest[first:last])
@@ -63,8 +71,11 @@ def feed_back(weight: Tensor, statistics: InputStatistics, placement: Placement,
         for j in range(last - first):
             scale = scales[groups[first + j]]
             zero = None if zeros is None else zeros[groups[first + j]]
-            codes[first + j] = placement.grid.nearest(block[j], scale, zero)
-            torch.sub(block[j], placement.grid.values(codes[first + j], scale, zero), out=errors[j])
+            nearest = placement.grid.nearest(block[j], scale, zero)
+            if bounds is not None:
+                nearest = torch.clamp(nearest, bounds[0][first + j], bounds[1][first + j])
+            codes[first + j] = nearest
+            torch.sub(block[j], placement.grid.values(nearest, scale, zero), out=errors[j])
             errors[j] /= upper[j, j]
             block[j + 1 :].addr_(upper[j, j + 1 :], errors[j], alpha=-1)
         rest[last:].addmm_(factor[first:last, last:].t(), errors, alpha=-1)
@@ -81,6 +92,7 @@ def inverse_factor(gram: Tensor, damping: float) -> Tensor:
         if not int(failed):
             factor, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
             if not int(failed):
-                return factor.float().contiguous()
+                result: Tensor = factor.float().contiguous()
+                return result
         damping = max(10 * damping, 1e-6)
     raise DataError("the Gram matrix of a layer's inputs is not positive semidefinite: it was damaged")

@@ -3,7 +3,7 @@
 With R orthogonal, W x = (W R)(R^T x), and R^T merges into whatever makes x. For the residual stream every
 matrix that reads it takes W R and every one that writes it (the embedding's rows too) R^T W, once the norms'
 weights are merged into the readers, for then a norm does not see rotations. A tied head is no longer tied
-where its norm's weight is not constant. Rotation helps grids with few scales most; groups of 64 need it little.
+where its norm's weight is not constant. Grids with few scales gain most; groups of 64 need it little.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from penjing.errors import SpecError
 
 
 def hadamard_rotation(size: int, seed: int) -> Tensor:
-    """A random Hadamard rotation R, float32 [size, size], orthogonal: blocks of Sylvester's matrix times signs.
+    """A random Hadamard rotation R, float32 [size, size], orthogonal: Sylvester's matrix times signs.
 
     Blocks are as large as the largest power of two that divides `size`. Raises SpecError for an odd size.
     """
@@ -27,7 +27,7 @@ def hadamard_rotation(size: int, seed: int) -> Tensor:
         matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)])
     generator = torch.Generator().manual_seed(seed)
     signs = torch.randint(0, 2, (size,), generator=generator).double() * 2 - 1
-    rotation = torch.block_diag(*[matrix / block**0.5] * (size // block))
+    rotation = torch.kron(torch.eye(size // block, dtype=torch.double), matrix / block**0.5)
     return (signs[:, None] * rotation).float()
 
 

@@ -15,9 +15,12 @@ from torch import Tensor, nn
 from penjing.formats.codes import Codes
 from penjing.formats.grouped import LARGEST_HALF, SMALLEST_HALF
 from penjing.formats.namespace import round_to_half
-from penjing.quantize.matrix import placement_of
+from penjing.quantize.matrix import placement_of, spread
 
-EDGE = 0.45  # of a step: how far from its code's level a latent may begin
+EDGE = 0.45  # of a step: how far past the grid's ends a latent may go
+# How far from its code's level a latent may begin. Error feedback leaves many codes that are not the nearest
+# ones: begun at the border between two codes, these flip back at the first noise, all at once.
+BEGIN = 0.2
 
 
 class LatentMatrix(nn.Module):
@@ -33,24 +36,24 @@ class LatentMatrix(nn.Module):
         self._codes = codes
         self._placement, begin = placement_of(codes)
         zeros = self._placement.zeros
-        self._zeros = None if zeros is None else self._placement.spread(zeros, weight.shape[1])
+        self._zeros = None if zeros is None else spread(zeros, self._placement.group_size, weight.shape[1])
         steps = self._placement.steps(begin)
-        spread = self._placement.spread(self._placement.scales, weight.shape[1])
-        wanted = torch.where(spread == 0, 0.0, weight / torch.where(spread == 0, 1.0, spread))
+        placed = spread(self._placement.scales, self._placement.group_size, weight.shape[1])
+        wanted = torch.where(placed == 0, 0.0, weight / torch.where(placed == 0, 1.0, placed))
         grid = self._placement.grid
         offsets = 0.0 if self._zeros is None else self._zeros
         self._low, self._high = grid.lowest - offsets - EDGE, grid.highest - offsets + EDGE
         if reach is not None:
             self._low = torch.maximum(wanted - reach, torch.as_tensor(self._low))
             self._high = torch.maximum(torch.minimum(wanted + reach, torch.as_tensor(self._high)), self._low)
-        near = torch.minimum(torch.maximum(wanted, steps - EDGE), steps + EDGE) if grid.uniform else steps
+        near = torch.minimum(torch.maximum(wanted, steps - BEGIN), steps + BEGIN) if grid.uniform else steps
         self.latents = nn.Parameter(near)
         self.log_scales = nn.Parameter(torch.zeros_like(self._placement.scales))
 
     def forward(self) -> Tensor:
         """The weights [N, K] that the present codes and scales stand for."""
-        steps = self.latents + (self._rounded() - self.latents).detach()
-        return steps * self._placement.spread(self._scales(), steps.shape[1])
+        steps: Tensor = self.latents + (self._rounded() - self.latents).detach()
+        return steps * spread(self._scales(), self._placement.group_size, steps.shape[1])
 
     @torch.no_grad()
     def confine(self) -> None:
@@ -70,7 +73,8 @@ class LatentMatrix(nn.Module):
         scales = self._placement.scales * self.log_scales.exp()
         sizes = scales.detach().abs().clamp(SMALLEST_HALF, LARGEST_HALF)
         stored = round_to_half(sizes) * scales.detach().sign()
-        return scales + (stored - scales).detach()
+        through: Tensor = scales + (stored - scales).detach()
+        return through
 
     @torch.no_grad()
     def _nearest(self, steps: Tensor) -> Tensor:

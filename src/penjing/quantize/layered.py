@@ -30,7 +30,9 @@ def add_residual(base: Codes, target: Tensor, statistics: InputStatistics, confi
     if base.format.name not in {"int4", "layered"} or base.format.asymmetric:
         raise FormatError(f"a residual plane needs a symmetric int4 base, not {base.format.name}")
     placement, codes = placement_of(base)
-    fine = Placement(uniform_grid(4, asymmetric=False), placement.group_size, placement.scales / RESIDUAL_STEPS)
-    residual = feed_back(target - placement.values(codes), statistics, fine, config)
+    fine = Placement(
+        uniform_grid(4, asymmetric=False), placement.group_size, placement.scales / RESIDUAL_STEPS
+    )
+    residual = feed_back(target - placement.values(codes), statistics, fine, replace(config, reach=None))
     format = WeightFormat(name="layered", group_size=base.format.group_size)
     return replace(base, format=format, residual=residual.numpy().astype(np.uint8))

@@ -118,7 +118,10 @@ def with_refit(
 
 
 def with_descent(
-    attempt: Attempt, statistics: InputStatistics, format: WeightFormat, config: AutoConfig
+    attempt: Attempt,
+    statistics: InputStatistics,
+    format: WeightFormat,  # noqa: ARG001 (every stage is called alike)
+    config: AutoConfig,
 ) -> Attempt:
     """Codes after coordinate descent."""
     codes = descend(attempt.target, statistics, attempt.placement, attempt.codes, config.descent)

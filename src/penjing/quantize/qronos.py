@@ -1,4 +1,4 @@
-"""Rounding that also makes up for what earlier rounding did (GPTAQ, Li et al. 2025; Qronos, Zhang et al. 2025).
+"""Rounding that makes up for what earlier rounding did (GPTAQ, Li et al. 2025; Qronos, Zhang et al. 2025).
 
 The matrix will read x^, inputs that earlier quantized matrices made, and should give what the original gave
 for x. The float matrix that does this best over the calibration tokens,
@@ -31,7 +31,7 @@ class QronosConfig:
 
 
 def qronos(weight: Tensor, statistics: InputStatistics, format: WeightFormat, config: QronosConfig) -> Codes:
-    """`gptq` of the corrected target; plain `gptq` where the statistics have no cross-Gram. Raises likewise."""
+    """`gptq` of the corrected target; plain `gptq` where there is no cross-Gram. Raises likewise."""
     return gptq(corrected_target(weight, statistics, config.damping), statistics, format, config.gptq)
 
 

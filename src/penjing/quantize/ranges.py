@@ -1,4 +1,4 @@
-"""Scales from a range: the largest magnitude (round to nearest), a percentile, or the best of shrunken ranges.
+"""Scales from a range: the largest magnitude (round to nearest), a percentile, or the best of smaller ones.
 
 The plain forms, for comparison and for data-free use. All are symmetric full-range: the range's extreme maps
 to the end of the grid that reaches further, and the scale takes the sign that this needs. On an asymmetric
@@ -36,11 +36,16 @@ class PercentileConfig:
 
 
 def percentile(
-    weight: Tensor, statistics: InputStatistics | None, format: WeightFormat, config: PercentileConfig
+    weight: Tensor,
+    statistics: InputStatistics | None,  # noqa: ARG001 (every method is called alike)
+    format: WeightFormat,
+    config: PercentileConfig,
 ) -> Codes:
     """Nearest codes in a range that leaves out each group's largest weights. Statistics are not used."""
     check_weight(weight)
-    table = fit_table(weight, torch.ones(weight.shape[1]), format.group_size) if format.name == "table4" else None
+    table = (
+        fit_table(weight, torch.ones(weight.shape[1]), format.group_size) if format.name == "table4" else None
+    )
     grid = grid_of(format, table)
     groups = to_groups(weight, format.group_size)
     low, high = clipped_range(groups, config.keep)
@@ -51,7 +56,10 @@ def percentile(
 
 
 def mse(
-    weight: Tensor, statistics: InputStatistics | None, format: WeightFormat, config: SearchConfig
+    weight: Tensor,
+    statistics: InputStatistics | None,  # noqa: ARG001 (every method is called alike)
+    format: WeightFormat,
+    config: SearchConfig,
 ) -> Codes:
     """Nearest codes at the scale of least squared error, every weight counting alike."""
     return search(weight, None, format, config)

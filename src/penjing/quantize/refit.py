@@ -13,7 +13,7 @@ from torch import Tensor
 
 from penjing.formats.grouped import LARGEST_HALF, SMALLEST_HALF
 from penjing.formats.namespace import round_to_half
-from penjing.quantize.matrix import Placement, to_groups
+from penjing.quantize.matrix import Placement, spread, to_groups
 from penjing.quantize.statistics import InputStatistics, gram_errors
 
 CHUNK_ROWS = 256  # solved at a time: bounds memory by rows x groups x K
@@ -38,21 +38,28 @@ def refit(
     for first in range(0, target.shape[0], CHUNK_ROWS):
         rows = slice(first, first + CHUNK_ROWS)
         parts.append(
-            refit_rows(target[rows], statistics.gram, steps[rows], placement.scales[rows], placement, config)
+            refit_rows(
+                target[rows],
+                statistics.gram,
+                steps[rows],
+                placement.scales[rows],
+                config=config,
+                size=placement.group_size,
+            )
         )
     return placement.with_scales(torch.cat(parts))
 
 
 def refit_rows(
-    target: Tensor, gram: Tensor, steps: Tensor, scales: Tensor, placement: Placement, config: RefitConfig
+    target: Tensor, gram: Tensor, steps: Tensor, scales: Tensor, *, size: int, config: RefitConfig
 ) -> Tensor:
-    """Scales [n, groups] of some rows."""
-    size, columns = placement.group_size, target.shape[1]
-    left = target - steps * placement.spread(scales, columns)
+    """Scales [n, groups] of some rows, groups of `size` columns."""
+    columns = target.shape[1]
+    left = target - steps * spread(scales, size, columns)
     change = solve(gram, steps, left, size, config.damping)
     fitted = round_to_half((scales + change).clamp(-LARGEST_HALF, LARGEST_HALF))
     fitted = fitted.where((fitted.abs() >= SMALLEST_HALF) & (scales != 0), scales)
-    errors = gram_errors(target - steps * placement.spread(fitted, columns), gram)
+    errors = gram_errors(target - steps * spread(fitted, size, columns), gram)
     better = errors < gram_errors(left, gram)
     return torch.where(better[:, None], fitted, scales)
 
@@ -62,7 +69,10 @@ def solve(gram: Tensor, steps: Tensor, left: Tensor, group_size: int, damping: f
     grouped = to_groups(steps, group_size)  # [n, groups, G]
     num_groups = grouped.shape[1]
     products = torch.stack(  # q_g^T G of every group, [groups, n, K]
-        [steps[:, at : at + group_size] @ gram[at : at + group_size] for at in range(0, steps.shape[1], group_size)]
+        [
+            steps[:, at : at + group_size] @ gram[at : at + group_size]
+            for at in range(0, steps.shape[1], group_size)
+        ]
     )
     matrix = (to_groups(products, group_size) * grouped).sum(-1).permute(1, 0, 2).double()
     right = (to_groups(left @ gram, group_size) * grouped).sum(-1).double()

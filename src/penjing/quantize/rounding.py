@@ -37,14 +37,15 @@ class RoundingConfig:
 def learn_rounding(
     codes: Mapping[str, Codes],
     weights: Mapping[str, Tensor],
+    *,
     loss: BatchLoss,
     judge: Judge,
     config: RoundingConfig,
 ) -> dict[str, Codes]:
     """Codes of a block's matrices by name, of no larger `judge` than those handed in.
 
-    weights: the originals, float32 [N, K]. loss: from the block's weights by name and a batch number 0 .. to a
-    differentiable scalar: mean squared error of the block's output. judge: the same over text held apart.
+    weights: the originals, float32 [N, K]. loss: from the block's weights by name and a batch number 0 .. to
+    a differentiable scalar: mean squared error of the block's output. judge: the same over text held apart.
     """
     matrices = latent_matrices(dict(codes), dict(weights), config.reach)
     best, least = dict(codes), judge(present(matrices))

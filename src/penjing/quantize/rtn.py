@@ -17,7 +17,12 @@ class RtnConfig:
     """Nothing to choose."""
 
 
-def rtn(weight: Tensor, statistics: InputStatistics | None, format: WeightFormat, config: RtnConfig) -> Codes:
+def rtn(
+    weight: Tensor,
+    statistics: InputStatistics | None,
+    format: WeightFormat,
+    config: RtnConfig,  # noqa: ARG001 (every method is called alike)
+) -> Codes:
     """Nearest codes of a float32 matrix [N, K], each group's largest magnitude setting its scale.
 
     Statistics are not used. Raises NonFiniteWeightError and FormatError as `search` does.

@@ -118,7 +118,9 @@ def search_groups(
         best_zeros = torch.where(better, zeros, best_zeros)
     if format.name != "mxfp4":  # its scales are powers of two
         for _ in range(config.refits):
-            best, least, changed = refitted(groups, importance, grid, best, best_zeros, least)
+            best, least, changed = refitted(
+                groups, importance, grid, scales=best, zeros=best_zeros, least=least
+            )
             if not changed:
                 break
     empty = groups.abs().amax(-1) == 0
@@ -166,7 +168,9 @@ def asymmetric_candidates(
 def check_range(largest_scale: float) -> None:
     """Raise FormatError where float16 cannot hold a scale."""
     if largest_scale > LARGEST_HALF:
-        raise FormatError(f"a scale of {largest_scale:.3g} overflows float16; keep this tensor in its own dtype")
+        raise FormatError(
+            f"a scale of {largest_scale:.3g} overflows float16; keep this tensor in its own dtype"
+        )
 
 
 def to_half(scales: Tensor) -> Tensor:
@@ -184,13 +188,15 @@ def errors_of(groups: Tensor, importance: Tensor, grid: Grid, scales: Tensor, ze
         if offsets is not None:
             steps += offsets
         left = steps.round().clamp_(grid.lowest, grid.highest).sub_(steps)
-        return left.mul_(left).mul_(importance).sum(-1) * (scales * scales)
+        errors: Tensor = left.mul_(left).mul_(importance).sum(-1) * (scales * scales)
+        return errors
     left = grid.values(grid.nearest(groups, places, offsets), places, offsets) - groups
-    return (left * left * importance).sum(-1)
+    left = left * left * importance
+    return left.sum(-1)
 
 
 def refitted(
-    groups: Tensor, importance: Tensor, grid: Grid, scales: Tensor, zeros: Tensor, least: Tensor
+    groups: Tensor, importance: Tensor, grid: Grid, *, scales: Tensor, zeros: Tensor, least: Tensor
 ) -> tuple[Tensor, Tensor, bool]:
     """Least-squares scales for the nearest codes, where they lower the error; whether any did."""
     places, offsets = scales[..., None], zeros[..., None]

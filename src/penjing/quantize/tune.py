@@ -63,6 +63,7 @@ def tune(
     codes: Mapping[str, Codes],
     weights: Mapping[str, Tensor],
     vectors: Mapping[str, Tensor],
+    *,
     loss: BatchLoss,
     judge: Judge,
     config: TuneConfig,
@@ -85,7 +86,9 @@ def tune(
         optimizer.zero_grad()
         value = loss({**trained, **{name: matrix() for name, matrix in matrices.items()}}, step)
         if not bool(torch.isfinite(value)):
-            raise DivergedError(f"tuning: the loss of batch {step} is {float(value)}; lower the rates")
+            raise DivergedError(
+                f"tuning: the loss of batch {step} is {float(value.detach())}; lower the rates"
+            )
         value.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         for matrix in matrices.values():
