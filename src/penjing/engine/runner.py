@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from penjing.artifact.config import BlockConfig, ModelConfig, block_tensors
 from penjing.engine.memory import affordable_pages
-from penjing.engine.rope import inverse_frequencies
+from penjing.artifact.rope import inverse_frequencies
 from penjing.engine.step import StepSequence
 from penjing.errors import CapacityError, EngineError
 from penjing.formats import Encoded

@@ -12,7 +12,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from transformers.models.phi3.modeling_phi3 import Phi3RotaryEmbedding
 
 from penjing.artifact.config import RopeConfig
-from penjing.engine.rope import inverse_frequencies
+from penjing.artifact.rope import inverse_frequencies
 from penjing.errors import UnsupportedConfigError
 
 LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_positions": 8192}
