@@ -34,6 +34,7 @@
     ├── EngineError                   the engine cannot go on
     │   ├── CapacityError                 a request that can never fit the KV pages, or a full queue
     │   └── NonFiniteLogitsError          the model produced NaN or Inf
+    ├── NonFiniteActivationError      a model computes NaN or Inf on the calibration text
     ├── DivergedError                 training produced a loss of NaN or Inf
     ├── CertificateError              a certificate does not belong to the artifact, or fails again
     └── InfeasibleBudgetError         no candidate meets the budget           (exit code 3)
@@ -183,6 +184,10 @@ class CapacityError(EngineError):
 
 class NonFiniteLogitsError(EngineError):
     """The model produced NaN or Inf."""
+
+
+class NonFiniteActivationError(PenjingError):
+    """A model computes NaN or Inf on the calibration text."""
 
 
 class DivergedError(PenjingError):

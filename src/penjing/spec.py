@@ -28,6 +28,10 @@ WeightFormatName = Literal[
 ]
 WITH_ZERO_POINTS = ("int2", "int3", "int4", "int5", "int6", "int8")  # formats that may be asymmetric
 KvFormat = Literal["int8", "bf16", "fp32"]
+MethodName = Literal[
+    "rtn", "range", "mse", "percentile", "search", "awq", "smoothquant", "gptq", "qronos", "auto"
+]
+DATA_FREE = ("rtn", "range", "mse", "percentile", "search")  # methods that look at weights alone
 FloatFormat = Literal["fp32", "fp16", "bf16"]
 Tier = Literal["fast", "best"]
 TIERS: tuple[Tier, ...] = ("fast", "best")
@@ -68,18 +72,56 @@ class WeightFormat(Spec):
         return value
 
 
-class QuantizeStep(Spec):
-    """Round every matrix to a grid, without calibration data.
+class Override(Spec):
+    """Another format for the matrices whose canonical names (`blocks.0.query`, `head`) match a glob."""
 
-    `embedding` also covers the output head. `scales` is `search` (least squared error over a grid of
-    scales, each rounded to fp16 first) or `range` (the largest magnitude sets the scale).
+    match: str
+    weights: WeightFormat
+
+
+class Calibration(Spec):
+    """The text that a method sees: `tokens` in sequences of `sequence_tokens`.
+
+    self_written: the part that the model writes itself, where no text is given; the rest is built in.
+    """
+
+    tokens: int = Field(default=32768, ge=1)
+    sequence_tokens: int = Field(default=512, ge=2)
+    self_written: float = Field(default=0.5, ge=0, le=1)
+
+
+class QuantizeStep(Spec):
+    """Round every matrix to a grid.
+
+    `embedding` also covers the output head. `overrides` come after both; of several that match, the last one
+    counts. `method`: `search` (least squared error over a grid of scales, each rounded to fp16 first), `range`
+    (the largest magnitude sets the scale) and others of DATA_FREE look at weights alone; the rest need
+    `calibration`, and take `search` for embedding and head. `damping`: added to the diagonal of Gram matrices,
+    in parts of its mean.
     """
 
     step: Literal["quantize"] = "quantize"
     weights: WeightFormat = WeightFormat()
     embedding: WeightFormat = WeightFormat(name="int8")
-    scales: Literal["search", "range"] = "search"
+    overrides: tuple[Override, ...] = ()
+    method: MethodName = "search"
+    damping: float = Field(default=0.01, gt=0)
+    calibration: Calibration | None = Field(default=None, validate_default=True)
     kv: KvFormat = "int8"
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether the method looks at activations."""
+        return self.method not in DATA_FREE
+
+    @field_validator("calibration")
+    @classmethod
+    def where_needed(cls, value: Calibration | None, info: ValidationInfo) -> Calibration | None:
+        """Methods that look at activations have a calibration, the default one at least; others have none."""
+        method = info.data.get("method", "search")
+        if method in DATA_FREE and value is not None:
+            raise ValueError(f"the method {method} takes no calibration; leave it out")
+        return Calibration() if value is None and method not in DATA_FREE else value
 
 
 class Recipe(Spec):
@@ -89,7 +131,7 @@ class Recipe(Spec):
     seed: int = Field(default=0, ge=0, lt=2**63)
 
 
-def preset(name: WeightFormatName, group_size: GroupSize = 64) -> Recipe:
+def preset(name: WeightFormatName, group_size: GroupSize = 64, method: MethodName = "search") -> Recipe:
     """The recipe behind `penjing quantize --format NAME`.
 
     `keep` changes nothing: weights in their own dtype and an fp32 KV cache, the reference everything is
@@ -101,7 +143,7 @@ def preset(name: WeightFormatName, group_size: GroupSize = 64) -> Recipe:
         return Recipe(steps=(QuantizeStep(weights=keep, embedding=keep, kv="fp32"),))
     weights = WeightFormat(name=name, group_size=group_size)
     embedding = WeightFormat(name="int8", group_size=group_size)
-    return Recipe(steps=(QuantizeStep(weights=weights, embedding=embedding),))
+    return Recipe(steps=(QuantizeStep(weights=weights, embedding=embedding, method=method),))
 
 
 def parse_fraction(value: object) -> object:

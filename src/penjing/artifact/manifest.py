@@ -64,11 +64,15 @@ class Source(Spec):
 
 
 class Provenance(Spec):
-    """What must be the same for the bytes to be the same. No timestamp, path or host name."""
+    """What must be the same for the bytes to be the same. No timestamp, path or host name.
+
+    calibration: SHA-256 over the token ids that a method with data saw, else None.
+    """
 
     source: Source
     recipe: Recipe
     versions: dict[str, str]
+    calibration: str | None = Field(default=None, pattern=HEX_SHA256)
 
 
 class Manifest(Spec):

@@ -2,46 +2,93 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
+
+from penjing.formats.codes import Codes
+from penjing.quantize.awq import AwqConfig, channel_scales, rescale_statistics
+from penjing.quantize.gptq import GptqConfig, gptq
+from penjing.quantize.pipeline import AutoConfig, auto
+from penjing.quantize.qronos import QronosConfig, qronos
+from penjing.quantize.search import SearchConfig, search
+from penjing.quantize.smoothquant import SmoothquantConfig, smoothing_scales
+from penjing.quantize.statistics import InputStatistics
 from penjing.spec import MethodName, QuantizeStep, WeightFormat
 
-if TYPE_CHECKING:  # methods need torch, which data-free rounding does without
-    from torch import Tensor
 
-    from penjing.formats.codes import Codes
-    from penjing.quantize.statistics import InputStatistics
+@dataclass(frozen=True, eq=False)
+class StageStatistics:
+    """What is known of one input. calibration, held: of the text that methods see, and of the text held apart
+    for `auto` (None for other methods). largest: max |x| of each input, float32 [K], for `smoothquant`.
+    """
+
+    calibration: InputStatistics
+    held: InputStatistics | None
+    largest: Tensor | None
+
+    def rescaled(self, scales: Tensor) -> StageStatistics:
+        """The same after inputs are divided by channel scales."""
+        held = None if self.held is None else rescale_statistics(self.held, scales)
+        largest = None if self.largest is None else self.largest / scales
+        return StageStatistics(rescale_statistics(self.calibration, scales), held, largest)
+
+
+Round = Callable[[Tensor, StageStatistics, WeightFormat, QuantizeStep], Codes]
+Scale = Callable[[Sequence[Tensor], StageStatistics, WeightFormat], Tensor]
 
 
 @dataclass(frozen=True)
 class Method:
-    """One row of the table.
-
-    home: module, function and configuration. The function takes (weight float32 [N, K], statistics, format,
-    configuration) and returns Codes. cross: whether it uses the original's inputs beside the quantized path's.
+    """round: float32 [N, K] to Codes. scale: channel scales of all matrices that read one input of a norm, or
+    None. cross, held, largest: which statistics it reads beside the Gram.
     """
 
-    home: tuple[str, str, str]
+    round: Round
+    scale: Scale | None = None
     cross: bool = False
+    held: bool = False
+    largest: bool = False
 
-    def load(self) -> tuple[Callable[..., Codes], Any]:
-        """The function and its configuration's class."""
-        module = import_module(f"penjing.quantize.{self.home[0]}")
-        return getattr(module, self.home[1]), getattr(module, self.home[2])
+
+def by_search(weight: Tensor, statistics: StageStatistics, format: WeightFormat, _: QuantizeStep) -> Codes:
+    """Scales searched with each input's importance."""
+    return search(weight, statistics.calibration, format, SearchConfig())
+
+
+def by_gptq(weight: Tensor, statistics: StageStatistics, format: WeightFormat, step: QuantizeStep) -> Codes:
+    """GPTQ on searched scales."""
+    return gptq(weight, statistics.calibration, format, GptqConfig(damping=step.damping))
+
+
+def by_qronos(weight: Tensor, statistics: StageStatistics, format: WeightFormat, step: QuantizeStep) -> Codes:
+    """GPTQ of the target that makes up for earlier rounding."""
+    config = QronosConfig(damping=step.damping, gptq=GptqConfig(damping=step.damping))
+    return qronos(weight, statistics.calibration, format, config)
+
+
+def by_auto(weight: Tensor, statistics: StageStatistics, format: WeightFormat, step: QuantizeStep) -> Codes:
+    """Every stage that lowers the error on text held apart."""
+    config = AutoConfig(gptq=GptqConfig(damping=step.damping), target_damping=step.damping)
+    return auto(weight, statistics.calibration, format, config, statistics.held)[0]
+
+
+def awq_scales(weights: Sequence[Tensor], statistics: StageStatistics, format: WeightFormat) -> Tensor:
+    """Channel scales that lower the error of the outputs."""
+    return channel_scales(weights, statistics.calibration, format, AwqConfig())
+
+
+def smoothquant_scales(weights: Sequence[Tensor], statistics: StageStatistics, _: WeightFormat) -> Tensor:
+    """Channel scales that move outliers of activations into the weights."""
+    assert statistics.largest is not None
+    return smoothing_scales(weights, statistics.largest, SmoothquantConfig())
 
 
 METHODS: dict[MethodName, Method] = {
-    "gptq": Method(("gptq", "gptq", "GptqConfig")),
-    "qronos": Method(("qronos", "qronos", "QronosConfig"), cross=True),
+    "awq": Method(by_search, scale=awq_scales),
+    "smoothquant": Method(by_search, scale=smoothquant_scales, largest=True),
+    "gptq": Method(by_gptq),
+    "qronos": Method(by_qronos, cross=True),
+    "auto": Method(by_auto, cross=True, held=True),
 }
-
-
-def run_method(
-    step: QuantizeStep, weight: Tensor, statistics: InputStatistics, format: WeightFormat
-) -> Codes:
-    """Codes of one matrix by the step's method, at its default settings."""
-    function, config = METHODS[step.method].load()
-    return function(weight, statistics, format, config())

@@ -25,10 +25,10 @@ PARTS = ("codes", "scales", "zeros", "table", "residual")
 
 @dataclass(frozen=True, eq=False)
 class BlockResult:
-    """A finished block: codes of its matrices, and vectors that a method changed, by names inside it."""
+    """A finished block, by names inside it: codes of its matrices, and what its norms are divided by."""
 
     codes: Mapping[str, Codes]
-    vectors: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    channel_scales: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
 
 class WorkDirectory:
@@ -97,48 +97,50 @@ class WorkDirectory:
             os.replace(partial, self.path / name)
             sync(self.path)
 
-    def save(self, index: int, result: BlockResult) -> None:
+    def save(self, kind: str, index: int, result: BlockResult) -> None:
         """Record a finished block."""
-        arrays: dict[str, NDArray[Any]] = {f"{name}|vector": array for name, array in result.vectors.items()}
+        arrays: dict[str, NDArray[Any]] = {
+            f"{name}|divisor": array for name, array in result.channel_scales.items()
+        }
         for name, codes in result.codes.items():
             arrays[f"{name}|format"] = np.frombuffer(canonical_json(codes.format).encode(), np.uint8)
             parts = {part: getattr(codes, part) for part in PARTS}
             arrays |= {f"{name}|{part}": array for part, array in parts.items() if array is not None}
-        partial = self.path / f"{self.name_of(index)}.partial"
+        partial = self.path / f"{self.name_of(kind, index)}.partial"
         with output_errors(self.path):
             with partial.open("wb") as stream:
                 np.savez(stream, allow_pickle=False, **arrays)
             sync(partial)
-            os.replace(partial, self.path / self.name_of(index))
+            os.replace(partial, self.path / self.name_of(kind, index))
             sync(self.path)
 
-    def load(self, index: int) -> BlockResult:
+    def load(self, kind: str, index: int) -> BlockResult:
         """A finished block."""
         codes: dict[str, dict[str, Any]] = {}
-        vectors: dict[str, NDArray[np.float32]] = {}
-        with np.load(self.path / self.name_of(index), allow_pickle=False) as arrays:
+        divisors: dict[str, NDArray[np.float32]] = {}
+        with np.load(self.path / self.name_of(kind, index), allow_pickle=False) as arrays:
             for key in arrays.files:
                 name, part = key.split("|")
-                if part == "vector":
-                    vectors[name] = arrays[key]
+                if part == "divisor":
+                    divisors[name] = arrays[key]
                 elif part == "format":
                     text = arrays[key].tobytes()
                     codes.setdefault(name, {})["format"] = WeightFormat.model_validate_json(text)
                 else:
                     codes.setdefault(name, {})[part] = arrays[key]
-        return BlockResult({name: Codes(**parts) for name, parts in codes.items()}, vectors)
+        return BlockResult({name: Codes(**parts) for name, parts in codes.items()}, divisors)
 
-    def num_finished(self, num_blocks: int) -> int:
+    def num_finished(self, kind: str, num_blocks: int) -> int:
         """How many blocks are finished, from the first on."""
         for index in range(num_blocks):
-            if not (self.path / self.name_of(index)).exists():
+            if not (self.path / self.name_of(kind, index)).exists():
                 return index
         return num_blocks
 
     @staticmethod
-    def name_of(index: int) -> str:
-        """The file of a block."""
-        return f"block-{index:05}.npz"
+    def name_of(kind: str, index: int) -> str:
+        """The file of a block after the pass `kind`."""
+        return f"{kind}-{index:05}.npz"
 
     def remove(self) -> None:
         """Delete everything: the result stands elsewhere."""

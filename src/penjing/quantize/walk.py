@@ -1,14 +1,17 @@
-"""Quantization without calibration data: one tensor at a time, from the checkpoint to the artifact."""
+"""From the checkpoint to the artifact: without data one tensor at a time, with data block by block."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from shutil import copyfile
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from penjing.artifact import (
     Artifact,
@@ -16,12 +19,12 @@ from penjing.artifact import (
     ModelConfig,
     Provenance,
     Source,
-    TensorRole,
     expected_tensors,
 )
 from penjing.errors import SpecError
-from penjing.formats import encode
+from penjing.formats import Encoded, encode
 from penjing.models import Checkpoint, needs_conversion, text_files
+from penjing.quantize.assignment import assign_formats
 from penjing.spec import QuantizeStep, Recipe, WeightFormat
 from penjing.text import Tokenizer
 from penjing.text.tokenizer import TOKENIZER_FILE
@@ -39,11 +42,13 @@ def quantize_checkpoint(
 
     source: a directory, `seedling`, a name to fetch, or a checkpoint that is open already. The same source,
     recipe and versions give the same bytes. progress: called as (tensors done, all tensors). Raises SpecError
-    for a recipe of more than one step, CheckpointError, TokenizerError, FormatError or OutputError.
+    for a recipe of more than one step, or one that needs data (`quantize_calibrated`), CheckpointError, TokenizerError, FormatError or OutputError.
     """
     step = only_step(recipe)
+    if step.needs_data:
+        raise SpecError(f"the method {step.method} needs calibration data: use penjing.optimize.quantizing")
     checkpoint = source if isinstance(source, Checkpoint) else Checkpoint.open(source)
-    roles = expected_tensors(checkpoint.config)
+    roles, formats = expected_tensors(checkpoint.config), assign_formats(checkpoint.config, step)
     with TemporaryDirectory() as scratch:
         files = readable_text_files(checkpoint.path, Path(scratch))
         with ArtifactWriter(out, with_kv_format(checkpoint.config, step), force=force) as writer:
@@ -52,7 +57,7 @@ def quantize_checkpoint(
                     progress(done, len(roles))
                 tensor = checkpoint.read(name)
                 if role.is_matrix:
-                    writer.add_matrix(name, encode(tensor, format_of(step, name, role), step.scales, name))
+                    writer.add_matrix(name, encode_without_data(tensor, formats[name], step, name))
                 else:
                     writer.add_vector(name, tensor.astype(np.float32))
             for file in files:
@@ -61,6 +66,18 @@ def quantize_checkpoint(
     if progress is not None:
         progress(len(roles), len(roles))
     return Artifact.open(writer.path, verify="none")
+
+
+def encode_without_data(tensor: NDArray[Any], format: WeightFormat, step: QuantizeStep, name: str) -> Encoded:
+    """A matrix in its format, by a data-free method; embedding and head take `search` where the method is one
+    that holds a whole matrix in float32, and so do those of a step that looks at activations."""
+    if step.method in ("rtn", "range"):
+        return encode(tensor, format, "range", name)
+    if step.method in ("mse", "percentile") and name not in ("embedding", "head"):
+        by_range = import_module("penjing.quantize.by_range")  # loads torch, which the rest does without
+        encoded: Encoded = by_range.encode_by(tensor, format, step.method, name)
+        return encoded
+    return encode(tensor, format, "search", name)
 
 
 def readable_text_files(directory: Path, scratch: Path) -> list[Path]:
@@ -82,15 +99,8 @@ def readable_text_files(directory: Path, scratch: Path) -> list[Path]:
 def only_step(recipe: Recipe) -> QuantizeStep:
     """The one step that this walk can take."""
     if len(recipe.steps) != 1:
-        raise SpecError(f"recipe: has {len(recipe.steps)} steps; quantization without data takes exactly one")
+        raise SpecError(f"recipe: has {len(recipe.steps)} steps; quantization takes exactly one")
     return recipe.steps[0]
-
-
-def format_of(step: QuantizeStep, name: str, role: TensorRole) -> WeightFormat:
-    """The format of a matrix: embedding and head have one of their own, and some keep their dtype."""
-    if role.keeps_dtype:
-        return WeightFormat(name="keep")
-    return step.embedding if name in ("embedding", "head") else step.weights
 
 
 def with_kv_format(config: ModelConfig, step: QuantizeStep) -> ModelConfig:
@@ -101,8 +111,8 @@ def with_kv_format(config: ModelConfig, step: QuantizeStep) -> ModelConfig:
     )
 
 
-def provenance_of(checkpoint: Checkpoint, recipe: Recipe) -> Provenance:
-    """What the artifact was made of, and by which versions."""
+def provenance_of(checkpoint: Checkpoint, recipe: Recipe, calibration: str | None = None) -> Provenance:
+    """What the artifact was made of, and by which versions. calibration: SHA-256 of the tokens, if any."""
     source = Source(
         name=checkpoint.name,
         revision=checkpoint.revision,
@@ -112,5 +122,7 @@ def provenance_of(checkpoint: Checkpoint, recipe: Recipe) -> Provenance:
     packages = ["ml_dtypes", "numpy", "penjing"]
     if needs_conversion(checkpoint.path):
         packages.append("transformers")
+    if calibration is not None or recipe.steps[0].method in ("mse", "percentile"):
+        packages.append("torch")
     versions = {package: version(package) for package in packages}
-    return Provenance(source=source, recipe=recipe, versions=versions)
+    return Provenance(source=source, recipe=recipe, versions=versions, calibration=calibration)
