@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from penjing.cli.options import Checkpoint, Data, Force, FormatName, Json, Out, Seed, Threads, Tokens
+from penjing.cli.options import (
+    Checkpoint,
+    Data,
+    Force,
+    FormatName,
+    Json,
+    Out,
+    QuantizeMethod,
+    Seed,
+    Threads,
+    Tokens,
+)
 from penjing.cli.show import measured_text, megabytes, percent, print_json, print_table, progress_bar
 from penjing.data.documents import DEFAULT_TOKENS
 from penjing.errors import SpecError
@@ -79,21 +91,47 @@ def quantize(
     out: Out,
     format: Annotated[FormatName | None, typer.Option(help="Weight format. Default: int4.")] = None,
     group_size: Annotated[int | None, typer.Option(help="Inputs that share a scale: 32, 64 or 128.")] = None,
+    method: Annotated[
+        QuantizeMethod | None,
+        typer.Option(help="How codes are chosen; from awq on by calibration text. Default: search."),
+    ] = None,
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Text to calibrate on, more than once if you like: .txt, .jsonl, .parquet or a directory. "
+            "Default: built-in text and text that the model writes itself."
+        ),
+    ] = None,
+    calibration_tokens: Annotated[
+        int | None, typer.Option(help="Tokens of that text. Default: 32768.")
+    ] = None,
+    max_ram: Annotated[
+        str | None,
+        typer.Option(help="Memory beyond which activations go to a file: 512M, 1.5G. Default: 1.5G."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was cut short.")] = False,
     recipe: Annotated[Path | None, typer.Option(help="YAML or JSON file, instead of --format.")] = None,
+    threads: Threads = None,
+    seed: Seed = 0,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Write an artifact in a given format, without a budget and without calibration data."""
-    from penjing.quantize import quantize_checkpoint
+    """Write an artifact in a given format, without a budget; by weights alone, or by calibration text."""
+    from penjing.optimize.quantizing import quantize as run
 
-    chosen = chosen_recipe(format, group_size, recipe)
+    chosen = chosen_recipe(format, group_size, recipe, method, calibration_tokens, seed)
     with progress_bar() as progress:
-        artifact = quantize_checkpoint(
+        artifact = run(
             model,
             out,
             chosen,
+            data or (),
+            max_ram_bytes=None if max_ram is None else parse_bytes(max_ram),
+            resume=resume,
             force=force,
-            progress=lambda done, total: progress("quantize", done, total),
+            threads=threads,
+            say=lambda line: print(f"penjing: {line}", file=sys.stderr),
+            progress=progress,
         )
     before = artifact.manifest.provenance.source.tensor_bytes
     if as_json:
@@ -105,27 +143,48 @@ def quantize(
     print(f"hash {artifact.hash}")
 
 
-def chosen_recipe(format: FormatName | None, group_size: int | None, recipe: Path | None) -> Recipe:
+def parse_bytes(text: str) -> int:
+    """Bytes of 1500000, 512M or 1.5G (powers of 1024). Raises SpecError."""
+    units = {"K": 2**10, "M": 2**20, "G": 2**30}
+    number, unit = (text[:-1], units[text[-1].upper()]) if text[-1:].upper() in units else (text, 1)
+    try:
+        count = int(float(number) * unit)
+    except (ValueError, OverflowError):
+        count = 0
+    if count < 1:
+        raise SpecError(f"--max-ram {text!r}: write it as 512M or 1.5G")
+    return count
+
+
+def chosen_recipe(
+    format: FormatName | None,
+    group_size: int | None,
+    recipe: Path | None,
+    method: QuantizeMethod | None,
+    calibration_tokens: int | None,
+    seed: int,
+) -> Recipe:
     """One recipe from either a file or the short options. Raises SpecError if both are given."""
-    from penjing.spec import preset, read_recipe
+    from penjing.spec import Recipe, preset, read_recipe, validate
 
     if recipe is not None:
-        if format is not None or group_size is not None:
-            raise SpecError("--recipe says everything: give it alone, without --format and --group-size")
+        if (format, group_size, method, calibration_tokens, seed) != (None, None, None, None, 0):
+            raise SpecError(
+                "--recipe says everything: give it alone, without --format, --group-size, --method, "
+                "--calibration-tokens and --seed"
+            )
         return read_recipe(recipe)
-    if format is FormatName.keep and group_size is not None:
-        raise SpecError("--group-size: the format keep has no groups; leave it out")
-    size: Literal[32, 64, 128]
-    match group_size:
-        case None | 64:
-            size = 64
-        case 32:
-            size = 32
-        case 128:
-            size = 128
-        case _:
-            raise SpecError(f"--group-size {group_size}: it must be 32, 64 or 128")
-    return preset((format or FormatName.int4).value, size)
+    if format is FormatName.keep and (group_size is not None or method is not None):
+        raise SpecError("--format keep has no groups and no method; leave out --group-size and --method")
+    if group_size not in (None, 32, 64, 128):
+        raise SpecError(f"--group-size {group_size}: it must be 32, 64 or 128")
+    size: Any = group_size or 64
+    data = preset((format or FormatName.int4).value, size).model_dump() | {"seed": seed}
+    if method is not None:
+        data["steps"][0]["method"] = method.value
+    if calibration_tokens is not None:
+        data["steps"][0]["calibration"] = {"tokens": calibration_tokens}
+    return validate(Recipe, data, "quantize")
 
 
 def export(

@@ -25,6 +25,21 @@ class FormatName(StrEnum):
     layered = "layered"
 
 
+class QuantizeMethod(StrEnum):
+    """How codes are chosen; all from `awq` on look at calibration text."""
+
+    rtn = "rtn"
+    range = "range"
+    mse = "mse"
+    percentile = "percentile"
+    search = "search"
+    awq = "awq"
+    smoothquant = "smoothquant"
+    gptq = "gptq"
+    qronos = "qronos"
+    auto = "auto"
+
+
 Model = Annotated[
     str, typer.Argument(metavar="MODEL", help="Checkpoint or artifact directory, or 'seedling'.")
 ]

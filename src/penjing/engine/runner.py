@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penjing.artifact.config import BlockConfig, ModelConfig, block_tensors
-from penjing.engine.memory import affordable_pages
 from penjing.artifact.rope import inverse_frequencies
+from penjing.engine.memory import affordable_pages
 from penjing.engine.step import StepSequence
 from penjing.errors import CapacityError, EngineError
 from penjing.formats import Encoded

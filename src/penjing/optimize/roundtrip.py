@@ -7,34 +7,40 @@ its offsets and the kernels all lie in between. Vectors are compared whole.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 from numpy.typing import NDArray
 
 from penjing import kernels
 from penjing.artifact import Artifact, expected_tensors
 from penjing.errors import ArtifactError
-from penjing.formats import Encoded, decode, encode
+from penjing.formats import Encoded, decode
 from penjing.formats.tiles import TILE_ROWS
 from penjing.models import Checkpoint
 from penjing.optimize.progress import Progress, silent
-from penjing.quantize.walk import format_of
+from penjing.quantize.assignment import assign_formats
+from penjing.quantize.walk import encode_without_data
 from penjing.spec import QuantizeStep, Tier
 
 
 def check_round_trip(
     artifact: Artifact, checkpoint: Checkpoint, step: QuantizeStep, progress: Progress = silent
 ) -> None:
-    """Raises ArtifactError, naming the tensor, unless an artifact holds what `step` makes of a checkpoint."""
-    roles = expected_tensors(artifact.config)
+    """Raises ArtifactError, naming the tensor, unless an artifact holds what `step` makes of a checkpoint.
+
+    step: of a method without data; `penjing.optimize.gate` is for the others.
+    """
+    roles, formats = expected_tensors(artifact.config), assign_formats(artifact.config, step)
     for done, (name, role) in enumerate(roles.items()):
         source = checkpoint.read(name)
         if role.is_matrix:
             # A different tile of each matrix, so that no row range of the layout goes unseen.
             tile = done % -(-role.shape[0] // TILE_ROWS)
             rows = range(tile * TILE_ROWS, min((tile + 1) * TILE_ROWS, role.shape[0]))
-            chosen = format_of(step, name, role)
-            meant = encode(source[rows.start : rows.stop], chosen, step.scales, name)
-            same = all(_rows_equal(artifact.matrix(name), meant, rows, tier) for tier in artifact.tiers)
+            meant = encode_without_data(source[rows.start : rows.stop], formats[name], step, name)
+            stored = artifact.matrix(name)
+            same = all(rows_equal(stored, decode(meant, tier), rows, tier) for tier in artifact.tiers)
         else:
             same = bool(np.array_equal(artifact.vector(name), source.astype(np.float32)))
         if not same:
@@ -45,8 +51,13 @@ def check_round_trip(
         progress("round trip", done + 1, len(roles))
 
 
-def _rows_equal(stored: Encoded, meant: Encoded, rows: range, tier: Tier) -> bool:
+def rows_equal(stored: Encoded, meant: NDArray[np.float32], rows: range, tier: Tier) -> bool:
     """Whether the kernels dequantize these rows of a stored matrix to what was meant, bit for bit."""
+    return bool(np.array_equal(kernel_rows(stored, rows, tier), meant))
+
+
+def kernel_rows(stored: Encoded, rows: Iterable[int], tier: Tier) -> NDArray[np.float32]:
+    """Rows of a stored matrix as the kernels dequantize them, float32 [rows, K]."""
     matrix = kernels.Matrix(
         stored.format,
         stored.rows,
@@ -57,4 +68,4 @@ def _rows_equal(stored: Encoded, meant: Encoded, rows: range, tier: Tier) -> boo
         stored.residual,
     )
     read: list[NDArray[np.float32]] = [kernels.dequantize_row(matrix, row, tier) for row in rows]
-    return bool(np.array_equal(np.stack(read), decode(meant, tier)))
+    return np.stack(read)

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from penjing.artifact import block_tensors
 from penjing.formats.codes import Codes, dequantize
-from penjing.models.block import Block
 from penjing.models.torch_model import TorchModel
 from penjing.quantize.gathering import Gathering
 from penjing.quantize.methods import Method, StageStatistics

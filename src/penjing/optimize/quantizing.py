@@ -1,0 +1,126 @@
+"""`penjing quantize`: calibration text, the walk, and the gate that what was written is what was meant."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penjing.artifact import Artifact
+from penjing.data.calibration import BUILT_IN_TEXT, calibration_sequences
+from penjing.errors import SpecError
+from penjing.measure.machine import usable_memory_bytes
+from penjing.models import Checkpoint
+from penjing.optimize.progress import Progress, silent
+from penjing.optimize.self_written import self_written
+from penjing.quantize import quantize_checkpoint
+from penjing.quantize.walk import only_step
+from penjing.spec import Calibration, Recipe
+from penjing.text import Tokenizer
+from penjing.text.tokenizer import TOKENIZER_FILE
+
+
+class Say(Protocol):
+    """Tells a person one line."""
+
+    def __call__(self, line: str, /) -> None: ...
+
+
+def quantize(
+    model: str | Path,
+    out: str | Path,
+    recipe: Recipe,
+    data: Sequence[Path] = (),
+    *,
+    max_ram_bytes: int | None = None,
+    resume: bool = False,
+    force: bool = False,
+    threads: int | None = None,
+    say: Say = lambda line: None,
+    progress: Progress = silent,
+) -> Artifact:
+    """Write the artifact of a recipe, with calibration text where its method needs it.
+
+    data: texts to calibrate on; without, the built-in one and one that the model writes itself, in the parts
+    that the recipe says. The recipe in the artifact says what was done. Raises SpecError for options that a
+    method without data cannot have, and what `quantize_checkpoint` and `quantize_calibrated` raise.
+    """
+    checkpoint = Checkpoint.open(model)
+    calibration = only_step(recipe).calibration
+    if calibration is None:
+        if data or resume or max_ram_bytes is not None:
+            raise SpecError(
+                f"the method {only_step(recipe).method} looks at weights alone: leave out --data, --resume "
+                "and --max-ram, or choose --method auto"
+            )
+        return quantize_checkpoint(
+            checkpoint,
+            out,
+            recipe,
+            force=force,
+            progress=lambda done, total: progress("quantize", done, total),
+        )
+    calibration = possible(calibration, checkpoint, bool(data), say)
+    step = only_step(recipe).model_copy(update={"calibration": calibration})
+    tokens = calibration_tokens(checkpoint, calibration, data, recipe.seed, threads, progress)
+    calibrated = import_module("penjing.quantize.calibrated")  # loads torch, which the rest does without
+    gate = import_module("penjing.optimize.gate")
+    limit = {} if max_ram_bytes is None else {"max_ram_bytes": max_ram_bytes}
+    artifact: Artifact = calibrated.quantize_calibrated(
+        checkpoint,
+        out,
+        recipe.model_copy(update={"steps": (step,)}),
+        tokens,
+        **limit,
+        resume=resume,
+        force=force,
+        say=say,
+        report=progress,
+        check=partial(gate.check_calibrated, checkpoint=checkpoint, step=step, tokens=tokens),
+    )
+    return artifact
+
+
+def possible(calibration: Calibration, checkpoint: Checkpoint, has_data: bool, say: Say) -> Calibration:
+    """The calibration that can be had; what is left of what was asked for is said aloud."""
+    has_tokenizer = (checkpoint.path / TOKENIZER_FILE).is_file()
+    share = calibration.self_written
+    if has_data:
+        share = 0.0
+    elif not has_tokenizer:
+        share = 1.0
+        say("no tokenizer: calibrating on text that the model writes, alone")
+    elif share > 0 and checkpoint.tensor_bytes > usable_memory_bytes():
+        share = 0.0
+        say("the checkpoint is larger than memory: calibrating on the built-in text alone")
+    length = min(calibration.sequence_tokens, checkpoint.config.max_positions)
+    return calibration.model_copy(update={"self_written": share, "sequence_tokens": length})
+
+
+def calibration_tokens(
+    checkpoint: Checkpoint,
+    calibration: Calibration,
+    data: Sequence[Path],
+    seed: int,
+    threads: int | None,
+    progress: Progress,
+) -> NDArray[np.int64]:
+    """Token ids [sequences, length]: given or built-in text and self-written text take turns."""
+    length = calibration.sequence_tokens
+    count = max(1, calibration.tokens // length)
+    num_written = round(calibration.self_written * count)
+    parts = []
+    if num_written < count:
+        tokenizer = Tokenizer.load(checkpoint.path)
+        paths = list(data) or [BUILT_IN_TEXT]
+        parts.append(calibration_sequences(paths, tokenizer, count - num_written, length))
+    if num_written:
+        parts.append(self_written(checkpoint, num_written, length, seed, threads=threads, progress=progress))
+    # In turns, so that the sequences held apart at the end are of both kinds.
+    places = np.concatenate([np.arange(len(part)) / len(part) for part in parts])
+    return np.concatenate(parts)[np.argsort(places, kind="stable")]
