@@ -6,7 +6,7 @@ quantized one gets each matrix as soon as it is done, so that the next one's inp
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -17,6 +17,7 @@ from penjing.formats.codes import Codes, dequantize
 from penjing.models.torch_model import TorchModel
 from penjing.quantize.gathering import Gathering
 from penjing.quantize.methods import Method, StageStatistics
+from penjing.quantize.streams import Stream
 from penjing.quantize.tracks import Chunk, Track
 from penjing.spec import Tier, WeightFormat
 
@@ -58,18 +59,36 @@ class BlockWalk:
         self.block = self.model.block(self.index)
         self.load()
         self.quantize(("query", "key", "value"), self.attention_input, norm="attention_norm")
+        self.wait_for("output")
         self.quantize(("output",), self.attended)
-        for chunk in self.chunks:
-            self.finish_attention(self.quantized, chunk)
+        for chunk, attended in self.waited():
+            self.finish_attention(self.quantized, chunk, attended)
         if self.block.block.feed_forward == "dense":
             self.quantize(("gate", "up"), self.feed_forward_input, norm="feed_forward_norm")
+            self.wait_for("down")
             self.quantize(("down",), self.inner)
+            for chunk, inner in self.waited():
+                outputs = self.block.linear(self.quantized.weights, "down", inner)
+                self.finish_feed_forward(self.quantized, chunk, outputs)
         else:
             self.quantize_experts()
-        for chunk in self.chunks:
-            self.finish_feed_forward(self.quantized, chunk)
         for track in self.tracks:
             track.weights = {}
+
+    def wait_for(self, name: str) -> None:
+        """Make room for what a matrix reads on the quantized track, until that matrix is quantized as well.
+
+        It lies there in the dtype in which the matrix will read it.
+        """
+        columns = block_tensors(self.model.config, self.block.block)[name].shape[1]
+        sequences, length, _ = self.quantized.hidden.shape
+        self.waiting = Stream(sequences, length, columns, self.dtype, self.quantized.hidden.directory)
+
+    def waited(self) -> Iterator[tuple[Chunk, Tensor]]:
+        """What was put there, chunk by chunk; then the room is given back."""
+        for chunk in self.chunks:
+            yield chunk, self.waiting.read(chunk.first, chunk.last)
+        self.waiting.close()
 
     @property
     def tracks(self) -> list[Track]:
@@ -94,14 +113,14 @@ class BlockWalk:
     def attended(self, track: Track, chunk: Chunk) -> Tensor:
         """What `output` reads; the original goes on past it."""
         attended = self.block.attention(track.weights, self.attention_input(track, chunk))
-        track.attended.write(chunk.first, attended)
         if track is self.original:
-            self.finish_attention(track, chunk)
+            self.finish_attention(track, chunk, attended)
+        else:
+            self.waiting.write(chunk.first, attended)
         return attended
 
-    def finish_attention(self, track: Track, chunk: Chunk) -> None:
+    def finish_attention(self, track: Track, chunk: Chunk, attended: Tensor) -> None:
         """The residual stream after attention."""
-        attended = track.attended.read(chunk.first, chunk.last)
         track.update(chunk, lambda hidden: self.block.after_attention(track.weights, hidden, attended))
 
     def feed_forward_input(self, track: Track, chunk: Chunk) -> Tensor:
@@ -112,13 +131,13 @@ class BlockWalk:
         """What `down` reads; the original goes on past it."""
         inner = self.block.inner(track.weights, self.feed_forward_input(track, chunk))
         if track is self.original:
-            outputs = self.block.linear(track.weights, "down", inner)
-            track.update(chunk, lambda hidden: self.block.after_feed_forward(track.weights, hidden, outputs))
+            self.finish_feed_forward(track, chunk, self.block.linear(track.weights, "down", inner))
+        else:
+            self.waiting.write(chunk.first, inner)
         return inner
 
-    def finish_feed_forward(self, track: Track, chunk: Chunk) -> None:
+    def finish_feed_forward(self, track: Track, chunk: Chunk, outputs: Tensor) -> None:
         """The residual stream after the block."""
-        outputs = self.block.feed_forward(track.weights, self.feed_forward_input(track, chunk))
         track.update(chunk, lambda hidden: self.block.after_feed_forward(track.weights, hidden, outputs))
 
     def quantize(self, names: Sequence[str], inputs: Inputs, norm: str | None = None) -> None:
@@ -181,9 +200,10 @@ class BlockWalk:
             prefix = f"experts.{expert}."
             self.quantize_expert((f"{prefix}gate", f"{prefix}up"), rows)
             self.quantize_expert((f"{prefix}down",), rows, through=prefix)
-        if self.original is not None:
+        for track in self.tracks:
             for chunk in self.chunks:
-                self.finish_feed_forward(self.original, chunk)
+                outputs = self.block.feed_forward(track.weights, self.feed_forward_input(track, chunk))
+                self.finish_feed_forward(track, chunk, outputs)
 
     def quantize_expert(self, names: Sequence[str], rows: list[Tensor], through: str | None = None) -> None:
         """Matrices of one expert, which read these tokens of each chunk; `through`: the prefix of the expert

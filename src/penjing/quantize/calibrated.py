@@ -105,7 +105,7 @@ class CalibratedWalk:
             finally:
                 for track in (original, quantized):
                     if track is not None:
-                        track.close()
+                        track.hidden.close()
 
     def run_pass(self, tier: Tier, done: int, original: Track | None, quantized: Track) -> None:
         """One pass, the first `done` blocks of which are finished."""
@@ -161,6 +161,10 @@ def tensors_of(arrays: Mapping[str, NDArray[np.float32]]) -> dict[str, Tensor]:
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
+def quietly(stage: str, done: int, total: int) -> None:
+    """Report to nobody."""
+
+
 def quantize_calibrated(
     checkpoint: Checkpoint,
     out: str | Path,
@@ -171,7 +175,7 @@ def quantize_calibrated(
     resume: bool = False,
     force: bool = False,
     say: Say = print,
-    report: Report = lambda stage, done, total: None,
+    report: Report = quietly,
     check: Check | None = None,
 ) -> Artifact:
     """Write the artifact that a recipe with a method of `METHODS` makes of a checkpoint.

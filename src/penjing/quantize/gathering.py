@@ -9,7 +9,7 @@ from penjing.errors import NonFiniteActivationError
 from penjing.quantize.methods import Method, StageStatistics
 from penjing.quantize.statistics import InputStatistics
 
-PANEL_COLUMNS = 1024  # the Gram is symmetric: panels below the diagonal are copied, not computed
+PANEL_COLUMNS = 1408  # the Gram is symmetric: panels below the diagonal are copied, not computed
 
 
 class Moments:

@@ -39,8 +39,8 @@ def preflight(
 ) -> Preflight:
     """Predict a walk over `num_tokens` calibration tokens; passes: 2 if matrices are layered, else 1."""
     tracks = 2 if method.cross else 1
-    widths = config.hidden_size + max(block.num_heads for block in config.blocks) * config.head_dim
-    streams = 4 * num_tokens * widths * tracks
+    inner = max(block.intermediate_size for block in config.blocks)
+    streams = num_tokens * (4 * config.hidden_size * tracks + compute_dtype(config.hidden_size).itemsize * inner)
     working = working_bytes(config, method, tracks)
     spill = working + streams > max_ram_bytes
     weights = sum(block_weights(config, index) for index in range(len(config.blocks)))
@@ -76,15 +76,14 @@ def block_weights(config: ModelConfig, index: int) -> int:
 
 
 def work(config: ModelConfig, method: Method, num_tokens: int) -> float:
-    """Seconds of matrix products, at rates measured now: the original once, the quantized track one and a
-    half times, and Gram matrices."""
+    """Seconds of matrix products, at rates measured now: each track once, and Gram matrices."""
     fast = 1 / product_rate(compute_dtype(config.hidden_size))
     exact = 1 / product_rate(torch.float32)
     seconds = 0.0
     for index, block in enumerate(config.blocks):
         active = block.experts_per_token / block.num_experts if block.num_experts else 1.0
         forward = 2.0 * num_tokens * block_weights(config, index) * active
-        seconds += forward * fast * (1.5 + method.cross)
+        seconds += forward * fast * (1 + method.cross)
         query = block.num_heads * config.head_dim
         squares = 2 * config.hidden_size**2 + query**2 + block.intermediate_size**2
         seconds += 2.0 * num_tokens * squares * (0.6 * exact + method.cross * fast)

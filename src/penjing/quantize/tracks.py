@@ -27,12 +27,11 @@ class Chunk:
 
 @dataclass(eq=False)
 class Track:
-    """hidden: states before the present block. attended: what its `output` reads, once that is known.
-    weights: of the present block, by names inside it, as far as this version has them.
+    """hidden: states before the present block, float32. weights: of the present block, by names inside it, as
+    far as this version has them.
     """
 
     hidden: Stream
-    attended: Stream
     weights: dict[str, Tensor] = field(default_factory=dict)
 
     def advance(self, block: Block, chunks: list[Chunk]) -> None:
@@ -46,21 +45,13 @@ class Track:
         self.hidden.write(chunk.first, after)
         return after
 
-    def close(self) -> None:
-        """Give memory and files back."""
-        self.hidden.close()
-        self.attended.close()
-
 
 def begin_track(model: TorchModel, tokens: Tensor, chunks: list[Chunk], directory: Path | None) -> Track:
     """A track before the first block."""
-    count, length = tokens.shape
-    widest = max(block.num_heads for block in model.config.blocks) * model.config.head_dim
-    hidden = Stream(count, length, model.config.hidden_size, directory)
-    track = Track(hidden, Stream(count, length, widest, directory))
+    hidden = Stream(*tokens.shape, model.config.hidden_size, torch.float32, directory)
     for chunk in chunks:
         hidden.write(chunk.first, model.embed(tokens[chunk.first : chunk.last]))
-    return track
+    return Track(hidden)
 
 
 def cut_chunks(count: int, length: int, num_held: int) -> list[Chunk]:
