@@ -1,24 +1,58 @@
-"""The Cholesky factor that feeds rounding errors back, and the corrected target that it gives at once."""
+"""The factor of an inverse Gram matrix, by which rounding errors are fed back to later columns."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from penjing.errors import DataError
+from penjing.quantize.statistics import InputStatistics, damped
+
+MOST_DAMPING = 1e3
 LEAF_ROWS = 256  # inverted by substitution; larger triangles by products of their halves
 
 
-def inverse_upper(matrix: Tensor) -> Tensor | None:
-    """U, upper triangular with U^T U = M^-1 for a positive definite M [K, K], in its dtype; None if M is not.
+def feedback_factor(
+    statistics: InputStatistics, damping: float, *, by_importance: bool = True
+) -> tuple[Tensor, Tensor]:
+    """An order of columns, and U, upper triangular float32 with U^T U = (G + damping mean diag(G))^-1 in it.
 
-    With J the reversal of rows, J M J = L L^T gives M = (J L J)(J L J)^T, so that U = J L^-1 J: one
-    factorization and one inverse of a triangle, a quarter of the work of inverting M and factoring again.
+    by_importance: columns of large inputs first, else their natural order. In double precision; damping grows
+    tenfold as long as rounding leaves the matrix indefinite. Raises DataError if that does not help.
     """
-    lower, failed = torch.linalg.cholesky_ex(matrix.flip(0, 1))
+    key = (damping, by_importance)
+    if key not in statistics.factors:
+        diagonal = statistics.gram.diagonal()
+        order = torch.argsort(diagonal, descending=True, stable=True)
+        if not by_importance:
+            order = torch.arange(len(diagonal))
+        statistics.factors[key] = order, factor_in_order(statistics.gram, order, damping)
+    return statistics.factors[key]
+
+
+def factor_in_order(gram: Tensor, order: Tensor, damping: float) -> Tensor:
+    """U of the damped Gram with rows and columns in this order."""
+    backwards = order.flip(0)
+    while damping <= MOST_DAMPING:
+        factor = inverse_upper(damped(gram[backwards][:, backwards], damping))
+        if factor is not None:
+            return factor
+        damping = max(10 * damping, 1e-6)
+    raise DataError("the Gram matrix of a layer's inputs is not positive semidefinite: it was damaged")
+
+
+def inverse_upper(backwards: Tensor) -> Tensor | None:
+    """U, upper triangular float32 with U^T U = M^-1 for a positive definite M [K, K] that is given with rows
+    and columns backwards, J M J; None if it is not positive definite.
+
+    J M J = L L^T gives M = (J L J)(J L J)^T, so that U = J L^-1 J: one factorization and one inverse of a
+    triangle, where inverting M and factoring again is twice that.
+    """
+    lower, failed = torch.linalg.cholesky_ex(backwards)
     if int(failed):
         return None
     invert_lower(lower)
-    return lower.flip(0, 1)
+    return lower.float().flip(0, 1)
 
 
 def invert_lower(lower: Tensor) -> None:

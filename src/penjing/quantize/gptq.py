@@ -12,15 +12,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from penjing.errors import DataError
 from penjing.formats.codes import Codes
+from penjing.quantize.factor import feedback_factor
 from penjing.quantize.matrix import Placement
 from penjing.quantize.search import SearchConfig, search_placement
-from penjing.quantize.statistics import InputStatistics, check_statistics, damped
+from penjing.quantize.statistics import InputStatistics, check_statistics
 from penjing.spec import WeightFormat
 
 BLOCK_COLUMNS = 64  # whose errors are fed back at once to all later columns
-MOST_DAMPING = 1e3
 
 
 @dataclass(frozen=True)
@@ -53,9 +52,7 @@ def feed_back(
     """Codes float32 [N, K] on grids that are in place already."""
     check_statistics(weight, statistics)
     columns = weight.shape[1]
-    importance = statistics.gram.diagonal()
-    order = torch.argsort(importance, descending=True, stable=True) if config.order else torch.arange(columns)
-    factor = inverse_factor(statistics.gram[order][:, order], config.damping)
+    order, factor = feedback_factor(statistics, config.damping, by_importance=config.order)
     rest = weight.t()[order].contiguous()  # [K, N]: a column of the matrix is a row here, side by side
     codes = torch.empty_like(rest)
     scales = placement.scales.t().contiguous()
@@ -80,19 +77,3 @@ def feed_back(
             block[j + 1 :].addr_(upper[j, j + 1 :], errors[j], alpha=-1)
         rest[last:].addmm_(factor[first:last, last:].t(), errors, alpha=-1)
     return codes[torch.argsort(order)].t().contiguous()
-
-
-def inverse_factor(gram: Tensor, damping: float) -> Tensor:
-    """U, upper triangular float32 with U^T U = (G + damping mean diag(G))^-1, by doubles.
-
-    Damping grows tenfold as long as rounding leaves the matrix indefinite.
-    """
-    while damping <= MOST_DAMPING:
-        lower, failed = torch.linalg.cholesky_ex(damped(gram, damping))
-        if not int(failed):
-            factor, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
-            if not int(failed):
-                result: Tensor = factor.float().contiguous()
-                return result
-        damping = max(10 * damping, 1e-6)
-    raise DataError("the Gram matrix of a layer's inputs is not positive semidefinite: it was damaged")

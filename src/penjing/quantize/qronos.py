@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from penjing.errors import DataError
 from penjing.formats.codes import Codes
-from penjing.quantize.gptq import MOST_DAMPING, GptqConfig, gptq
-from penjing.quantize.statistics import InputStatistics, check_statistics, damped
+from penjing.quantize.factor import feedback_factor
+from penjing.quantize.gptq import GptqConfig, gptq
+from penjing.quantize.statistics import InputStatistics, check_statistics
 from penjing.spec import WeightFormat
 
 
@@ -40,11 +40,8 @@ def corrected_target(weight: Tensor, statistics: InputStatistics, damping: float
     check_statistics(weight, statistics)
     if statistics.cross is None:
         return weight
-    change = statistics.cross.double() - statistics.gram.double()  # W* = W + W (C - G) (G + lambda I)^-1
-    while damping <= MOST_DAMPING:
-        lower, failed = torch.linalg.cholesky_ex(damped(statistics.gram, damping))
-        if not int(failed):
-            moved = torch.cholesky_solve((weight.double() @ change).t(), lower).t()
-            return weight + moved.float()
-        damping = max(10 * damping, 1e-6)
-    raise DataError("the Gram matrix of a layer's inputs is not positive semidefinite: it was damaged")
+    order, factor = feedback_factor(statistics, damping)
+    change = weight @ (statistics.cross - statistics.gram)  # W* = W + W (C - G) (G + lambda I)^-1
+    moved = torch.empty_like(change)
+    moved[:, order] = (change[:, order] @ factor.t()) @ factor
+    return weight + moved

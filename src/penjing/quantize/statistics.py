@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -28,6 +29,11 @@ class InputStatistics:
         """Mean square of each input, float32 [K]: what an error in a column of the matrix costs by itself."""
         return self.gram.diagonal() / max(self.tokens, 1)
 
+    @cached_property
+    def factors(self) -> dict[tuple[float, bool], tuple[Tensor, Tensor]]:
+        """Factors found so far (`feedback_factor`): matrices that read one input share them."""
+        return {}
+
 
 def check_statistics(weight: Tensor, statistics: InputStatistics) -> None:
     """Raise DataError where the statistics are not finite, or not of this matrix's inputs."""
@@ -51,7 +57,7 @@ def damped(gram: Tensor, fraction: float) -> Tensor:
     An input that never fired gets that much, and a Gram of zeros the identity: the result is positive
     definite up to rounding.
     """
-    result = gram.double().clone()
+    result = gram.to(torch.double, copy=True)
     extra = fraction * float(result.diagonal().mean())
     result.diagonal().add_(extra if extra > 0 else 1.0)
     return result
