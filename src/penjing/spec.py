@@ -93,11 +93,11 @@ class Calibration(Spec):
 class QuantizeStep(Spec):
     """Round every matrix to a grid.
 
-    `embedding` also covers the output head. `overrides` come after both; of several that match, the last one
-    counts. `method`: `search` (least squared error over a grid of scales, each rounded to fp16 first), `range`
-    (the largest magnitude sets the scale) and others of DATA_FREE look at weights alone; the rest need
-    `calibration`, and take `search` for embedding and head. `damping`: added to the diagonal of Gram matrices,
-    in parts of its mean.
+    `embedding` also covers the output head. `overrides` come after both; of several that match, the last
+    one counts. `method`: `search` (least squared error over a grid of scales, each rounded to fp16 first),
+    `range` (the largest magnitude sets the scale) and others of DATA_FREE look at weights alone; the rest
+    need `calibration`, and take `search` for embedding and head. `damping`: added to the diagonal of Gram
+    matrices, in parts of its mean.
     """
 
     step: Literal["quantize"] = "quantize"

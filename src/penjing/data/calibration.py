@@ -24,8 +24,8 @@ def calibration_sequences(
 ) -> NDArray[np.int64]:
     """Token ids [n, length] of texts, n = `count`, or less if that is all there is.
 
-    Every document begins with the beginning-of-text token, or the end-of-text token where there is none. Raises
-    EmptyDataError where the text does not fill one sequence, DataError for what cannot be read.
+    Every document begins with the beginning-of-text token, or the end-of-text token where there is none.
+    Raises EmptyDataError where the text does not fill one sequence, DataError for what cannot be read.
     """
     for most in (MOST_OF_DOCUMENT * length, None):
         found: list[list[int]] = []

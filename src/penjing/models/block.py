@@ -33,8 +33,8 @@ def linear(weights: Weights, name: str, inputs: Tensor) -> Tensor:
 class Block:
     """How one decoder block computes.
 
-    rotation: cosines and sines float32 [2, positions, pairs] of its rotary embedding (`rotation`). linear: how
-    a matrix is applied; one that rounds its inputs stands for the engine.
+    rotation: cosines and sines float32 [2, positions, pairs] of its rotary embedding (`rotation`). linear:
+    how a matrix is applied; one that rounds its inputs stands for the engine.
     """
 
     config: ModelConfig
@@ -52,7 +52,7 @@ class Block:
         return self.norm(weights["attention_norm"], hidden)
 
     def attention(self, weights: Weights, inputs: Tensor) -> Tensor:
-        """What `output` reads, [sequences, length, heads x head_dim], given what query, key and value read."""
+        """What `output` reads, [sequences, length, heads x head_dim], given what `query` reads."""
         query = self.heads(weights, "query", inputs, self.block.num_heads)
         key = self.heads(weights, "key", inputs, self.block.num_kv_heads)
         value = self.split(self.linear(weights, "value", inputs), self.block.num_kv_heads)
@@ -69,7 +69,7 @@ class Block:
 
     def split(self, outputs: Tensor, count: int) -> Tensor:
         """[sequences, length, heads x d] to [sequences, heads, length, d]."""
-        return outputs.unflatten(-1, (count, self.config.head_dim)).transpose(1, 2)
+        return outputs.view(*outputs.shape[:2], count, self.config.head_dim).transpose(1, 2)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Causal attention, within the block's window and under its soft cap if it has them."""

@@ -53,7 +53,10 @@ class TorchModel:
         """Hidden states after the last block to logits, float32 [..., vocabulary]."""
         normed = self.block(0).norm(self.read("final_norm"), hidden)
         name = "embedding" if self.config.tied_head else "head"
-        logits = self.linear({name: self.read(name)}, name, normed)
+        return self.capped(self.linear({name: self.read(name)}, name, normed))
+
+    def capped(self, logits: Tensor) -> Tensor:
+        """Logits under the model's soft cap, if it has one."""
         cap = self.config.logit_softcap
         return logits if cap is None else cap * torch.tanh(logits / cap)
 

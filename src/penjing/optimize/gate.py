@@ -139,7 +139,7 @@ def meant_weights(model: TorchModel, index: int, result: BlockResult, tier: Tier
 def rounding_linear(
     formats: Mapping[str, WeightFormat], prefix: str, weights: Weights, name: str, inputs: Tensor
 ) -> Tensor:
-    """A matrix applied as the engine applies it (docs/artifact.md, "Activations"), but for the order of sums."""
+    """A matrix as the engine applies it (docs/artifact.md, "Activations"), but for the order of sums."""
     format = formats[prefix + name]
     return linear(weights, name, rounded(inputs, format.group_size) if format.name in ROUNDED else inputs)
 
@@ -147,10 +147,12 @@ def rounding_linear(
 def rounded(inputs: Tensor, group_size: int) -> Tensor:
     """Inputs [..., K] rounded to int8 per token and group, float32."""
     columns = inputs.shape[-1]
-    groups = functional.pad(inputs, (0, -columns % group_size)).unflatten(-1, (-1, group_size))
+    groups = functional.pad(inputs, (0, -columns % group_size))
+    groups = groups.view(*inputs.shape[:-1], -1, group_size)
     largest = groups.abs().amax(-1, keepdim=True)
     codes = torch.round(groups * (127 / largest.clamp(min=1e-30))).clamp(-127, 127)
-    return (codes * (largest / 127)).flatten(-2)[..., :columns]
+    result: Tensor = (codes * (largest / 127)).flatten(-2)[..., :columns]
+    return result
 
 
 def meant_logits(
@@ -159,15 +161,12 @@ def meant_logits(
     """Logits of the quantizer's model from its last hidden states; the head is decoded in parts."""
     name = "embedding" if model.config.tied_head else "head"
     head, parts = artifact.matrix(name), []
+    last = replace(model, linear=partial(rounding_linear, formats, ""))
+    normed = last.block(0).norm(model.read("final_norm"), hidden)
     for first in range(0, head.rows, HEAD_ROWS):
-        part = torch.from_numpy(decode(rows_of(head, first, min(HEAD_ROWS, head.rows - first)), tier))
-        last = replace(
-            model,
-            read=lambda wanted, part=part: part if wanted == name else model.read(wanted),
-            linear=partial(rounding_linear, formats, ""),
-        )
-        parts.append(last.logits(hidden))
-    return torch.cat(parts, -1)
+        rows = rows_of(head, first, min(HEAD_ROWS, head.rows - first))
+        parts.append(last.linear({name: torch.from_numpy(decode(rows, tier))}, name, normed))
+    return last.capped(torch.cat(parts, -1))
 
 
 def embedded(artifact: Artifact, tokens: Tensor, tier: Tier) -> Tensor:

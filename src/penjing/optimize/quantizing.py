@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,11 +23,11 @@ from penjing.spec import Calibration, Recipe
 from penjing.text import Tokenizer
 from penjing.text.tokenizer import TOKENIZER_FILE
 
+Say = Callable[[str], None]
 
-class Say(Protocol):
-    """Tells a person one line."""
 
-    def __call__(self, line: str, /) -> None: ...
+def say_nothing(line: str) -> None:
+    """Tell nobody."""
 
 
 def quantize(
@@ -41,7 +40,7 @@ def quantize(
     resume: bool = False,
     force: bool = False,
     threads: int | None = None,
-    say: Say = lambda line: None,
+    say: Say = say_nothing,
     progress: Progress = silent,
 ) -> Artifact:
     """Write the artifact of a recipe, with calibration text where its method needs it.
@@ -67,7 +66,9 @@ def quantize(
         )
     calibration = possible(calibration, checkpoint, bool(data), say)
     step = only_step(recipe).model_copy(update={"calibration": calibration})
-    tokens = calibration_tokens(checkpoint, calibration, data, recipe.seed, threads, progress)
+    tokens = calibration_tokens(
+        checkpoint, calibration, data, seed=recipe.seed, threads=threads, progress=progress
+    )
     calibrated = import_module("penjing.quantize.calibrated")  # loads torch, which the rest does without
     gate = import_module("penjing.optimize.gate")
     limit = {} if max_ram_bytes is None else {"max_ram_bytes": max_ram_bytes}
@@ -106,6 +107,7 @@ def calibration_tokens(
     checkpoint: Checkpoint,
     calibration: Calibration,
     data: Sequence[Path],
+    *,
     seed: int,
     threads: int | None,
     progress: Progress,

@@ -18,9 +18,11 @@ from penjing.models import Checkpoint
 from penjing.optimize.progress import Progress, silent
 from penjing.optimize.reference import cache_directory
 from penjing.quantize import quantize_checkpoint
-from penjing.spec import preset
+from penjing.spec import WeightFormatName, preset
 
-WRITER_FORMAT = "int8"  # as good as lossless, and writes several times as fast as the checkpoint itself
+WRITER_FORMAT: WeightFormatName = (
+    "int8"  # as good as lossless, and writes several times as fast as the checkpoint itself
+)
 
 
 def self_written(
@@ -52,7 +54,7 @@ def self_written(
             preset(WRITER_FORMAT, method="range"),
             progress=lambda done, total: progress("a model to write with", done, total),
         )
-        tokens = write(artifact, count, length, seed, threads, progress)
+        tokens = write(artifact, count, length, seed=seed, threads=threads, progress=progress)
         with output_errors(directory):
             np.save(Path(scratch) / "tokens.npy", tokens, allow_pickle=False)
             os.replace(Path(scratch) / "tokens.npy", path)
@@ -60,7 +62,7 @@ def self_written(
 
 
 def write(
-    artifact: Artifact, count: int, length: int, seed: int, threads: int | None, progress: Progress
+    artifact: Artifact, count: int, length: int, *, seed: int, threads: int | None, progress: Progress
 ) -> NDArray[np.int64]:
     """Sample `count` sequences side by side."""
     engine = Engine(artifact, threads=threads, prefix_cache=False, max_sequences=min(count, 64))
@@ -87,4 +89,5 @@ def first_tokens(config: ModelConfig, count: int, seed: int) -> list[int]:
     fixed = config.bos_ids or config.eos_ids
     if fixed:
         return [fixed[0]] * count
-    return np.random.Generator(np.random.PCG64(seed)).integers(0, config.vocab_size, count).tolist()
+    drawn = np.random.Generator(np.random.PCG64(seed)).integers(0, config.vocab_size, count)
+    return [int(token) for token in drawn]

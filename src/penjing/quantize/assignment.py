@@ -15,8 +15,8 @@ FUSED = (("query", "key", "value"), ("gate", "up"))  # computed together, from t
 def assign_formats(config: ModelConfig, step: QuantizeStep) -> dict[str, WeightFormat]:
     """The format of every matrix by canonical name, in the order of execution.
 
-    Of several overrides that match a name, the last one counts. Raises SpecError for a pattern that matches no
-    matrix that could have a format, and for fused matrices of different formats, naming them.
+    Of several overrides that match a name, the last one counts. Raises SpecError for a pattern that matches
+    no matrix that could have a format, and for fused matrices of different formats, naming them.
     """
     roles = {name: role for name, role in expected_tensors(config).items() if role.is_matrix}
     formats = {name: format_by_default(step, name, role) for name, role in roles.items()}

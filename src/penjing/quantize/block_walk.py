@@ -1,7 +1,7 @@
 """One block of the walk: every matrix is quantized for the inputs that it will really get.
 
-Two versions of the model go through the block side by side. The original runs on the checkpoint's weights; the
-quantized one gets each matrix as soon as it is done, so that the next one's inputs already carry its error.
+Two versions of the model go through the block side by side. The original runs on the checkpoint's weights;
+the quantized one gets each matrix as soon as it is done, so that the next one's inputs carry its error.
 """
 
 from __future__ import annotations

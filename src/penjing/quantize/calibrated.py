@@ -1,7 +1,7 @@
 """Quantization with data: block by block from disk, in bounded memory, to be resumed at any block.
 
-The first pass makes every matrix for the path that tier `fast` (or the only tier) computes. Where matrices are
-layered, a second pass follows the path of tier `best`, and adds residual planes to base planes that are then
+The first pass makes every matrix for the path that tier `fast` (or the only tier) computes. Where matrices
+are layered, a second pass follows the path of tier `best`, and adds residual planes to base planes that stay
 what they are: those of the same recipe with `int4` in place of `layered`.
 """
 

@@ -52,7 +52,8 @@ def inverse_upper(backwards: Tensor) -> Tensor | None:
     if int(failed):
         return None
     invert_lower(lower)
-    return lower.float().flip(0, 1)
+    upper: Tensor = lower.float().flip(0, 1)
+    return upper
 
 
 def invert_lower(lower: Tensor) -> None:

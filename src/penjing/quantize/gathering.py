@@ -27,7 +27,7 @@ class Moments:
         self.tokens = 0
 
     def add(self, inputs: Tensor, originals: Tensor | None) -> None:
-        """One chunk: inputs on the quantized path and, for a cross-Gram, the original's to the same tokens."""
+        """One chunk: inputs on the quantized path and, for a cross-Gram, the original's."""
         for first in range(0, inputs.shape[1], PANEL_COLUMNS):
             panel = slice(first, first + PANEL_COLUMNS)
             self.gram[panel, first:].addmm_(inputs[:, panel].t(), inputs[:, first:])
@@ -61,8 +61,8 @@ class Gathering:
             return
         if not bool(torch.isfinite(inputs).all()):
             raise NonFiniteActivationError(
-                f"{self.place}: NaN or Inf among its inputs on the calibration text; the checkpoint is damaged, "
-                "or computes beyond float32"
+                f"{self.place}: NaN or Inf among its inputs on the calibration text; "
+                "the checkpoint is damaged, or computes beyond float32"
             )
         if self.largest is not None:
             self.largest = torch.maximum(self.largest, inputs.abs().amax(0))

@@ -40,7 +40,9 @@ def preflight(
     """Predict a walk over `num_tokens` calibration tokens; passes: 2 if matrices are layered, else 1."""
     tracks = 2 if method.cross else 1
     inner = max(block.intermediate_size for block in config.blocks)
-    streams = num_tokens * (4 * config.hidden_size * tracks + compute_dtype(config.hidden_size).itemsize * inner)
+    streams = num_tokens * (
+        4 * config.hidden_size * tracks + compute_dtype(config.hidden_size).itemsize * inner
+    )
     working = working_bytes(config, method, tracks)
     spill = working + streams > max_ram_bytes
     weights = sum(block_weights(config, index) for index in range(len(config.blocks)))

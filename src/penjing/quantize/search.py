@@ -191,8 +191,8 @@ def errors_of(groups: Tensor, importance: Tensor, grid: Grid, scales: Tensor, ze
         errors: Tensor = left.mul_(left).mul_(importance).sum(-1) * (scales * scales)
         return errors
     left = grid.values(grid.nearest(groups, places, offsets), places, offsets) - groups
-    left = left * left * importance
-    return left.sum(-1)
+    weighted: Tensor = left * left * importance
+    return weighted.sum(-1)
 
 
 def refitted(

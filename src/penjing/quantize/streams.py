@@ -1,7 +1,7 @@
 """Activations of all calibration sequences between two blocks, in memory or in a file.
 
 Either way they have the same dtype, so that nothing depends on where they lie: float32 for the residual
-stream, which bfloat16 would round once more in every block, and for what a matrix reads the matrix's own dtype.
+stream, which bfloat16 would round again in every block, and for what a matrix reads the matrix's own dtype.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ class Stream:
     memory. The file is read and written, not mapped: its pages are never this process's memory.
     """
 
-    def __init__(self, sequences: int, length: int, width: int, dtype: torch.dtype, directory: Path | None = None) -> None:
+    def __init__(
+        self, sequences: int, length: int, width: int, dtype: torch.dtype, directory: Path | None = None
+    ) -> None:
         self.shape = (sequences, length, width)
         self.dtype = dtype
         self.directory = directory
@@ -56,7 +58,7 @@ class Stream:
         """Move all bytes of `part` to or from its place in the file."""
         assert self.file is not None
         assert self.directory is not None
-        view = memoryview(part.view(torch.uint8).numpy()).cast("B")
+        view = part.view(torch.uint8).numpy().data.cast("B")
         place, done = first * self.shape[1] * self.shape[2] * self.dtype.itemsize, 0
         with output_errors(self.directory):
             while done < len(view):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -39,23 +39,24 @@ class Track:
         for chunk in chunks:
             self.hidden.write(chunk.first, block(self.weights, self.hidden.read(chunk.first, chunk.last)))
 
-    def update(self, chunk: Chunk, change: Callable[[Tensor], Tensor]) -> Tensor:
-        """Replace a chunk's hidden states; the new ones."""
-        after = change(self.hidden.read(chunk.first, chunk.last))
-        self.hidden.write(chunk.first, after)
-        return after
+    def update(self, chunk: Chunk, change: Callable[[Tensor], Tensor]) -> None:
+        """Replace a chunk's hidden states."""
+        self.hidden.write(chunk.first, change(self.hidden.read(chunk.first, chunk.last)))
 
 
 def begin_track(model: TorchModel, tokens: Tensor, chunks: list[Chunk], directory: Path | None) -> Track:
     """A track before the first block."""
-    hidden = Stream(*tokens.shape, model.config.hidden_size, torch.float32, directory)
+    count, length = tokens.shape
+    hidden = Stream(count, length, model.config.hidden_size, torch.float32, directory)
+    embedding = model.read("embedding")
+    once = replace(model, read=lambda _: embedding)
     for chunk in chunks:
-        hidden.write(chunk.first, model.embed(tokens[chunk.first : chunk.last]))
+        hidden.write(chunk.first, once.embed(tokens[chunk.first : chunk.last]))
     return Track(hidden)
 
 
 def cut_chunks(count: int, length: int, num_held: int) -> list[Chunk]:
-    """Chunks of about CHUNK_TOKENS tokens; the last `num_held` sequences, held apart, have chunks of their own."""
+    """Chunks of about CHUNK_TOKENS tokens; the last `num_held` sequences, held apart, have their own."""
     step, found = max(1, CHUNK_TOKENS // length), []
     for begin, end, held in ((0, count - num_held, False), (count - num_held, count, True)):
         found += [Chunk(first, min(first + step, end), held) for first in range(begin, end, step)]

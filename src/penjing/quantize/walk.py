@@ -42,7 +42,8 @@ def quantize_checkpoint(
 
     source: a directory, `seedling`, a name to fetch, or a checkpoint that is open already. The same source,
     recipe and versions give the same bytes. progress: called as (tensors done, all tensors). Raises SpecError
-    for a recipe of more than one step, or one that needs data (`quantize_calibrated`), CheckpointError, TokenizerError, FormatError or OutputError.
+    for a recipe of more than one step, or one that needs data (`quantize_calibrated`), CheckpointError,
+    TokenizerError, FormatError or OutputError.
     """
     step = only_step(recipe)
     if step.needs_data:
