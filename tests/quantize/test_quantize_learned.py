@@ -16,7 +16,7 @@ from penjing.quantize.gptq import GptqConfig, gptq
 from penjing.quantize.latent import LatentMatrix
 from penjing.quantize.rounding import RoundingConfig, learn_rounding
 from penjing.quantize.search import SearchConfig, search
-from penjing.quantize.tune import TuneConfig, mean_kl, tune
+from penjing.quantize.tune import TuneConfig, against_original, mean_kl, tune
 from penjing.spec import WeightFormat
 
 INPUTS = random_inputs()
@@ -145,6 +145,28 @@ def test_a_latent_matrix_begins_as_its_codes_and_keeps_its_reach(asymmetric: boo
     moved = (values_of(bound.to_codes()) - weight).abs() / torch.from_numpy(steps).abs().clamp(min=1e-9)
     assert (moved[1:][inside[1:]] < 1.05).float().mean() > 0.99
     assert (values_of(bound.to_codes())[0] == 0).all()
+
+
+def test_loss_and_judge_against_the_original_model() -> None:
+    table = torch.randn(50, 160, generator=torch.Generator().manual_seed(0))
+
+    def forward(tensors: Mapping[str, Tensor], tokens: Tensor) -> Tensor:
+        mixed = (table[tokens] @ tensors["first"].T).float()
+        hidden = torch.nn.functional.rms_norm(mixed, (32,), tensors["norm"])
+        return hidden @ tensors["second"].T
+
+    originals = {**WEIGHTS, "norm": NORM}
+    tokens = torch.randint(0, 50, (12, 20), generator=torch.Generator().manual_seed(1))
+    loss_of, judge_of = against_original(forward, originals, tokens[:8], tokens[8:], sequences=3, seed=0)
+    codes = starting_codes(WeightFormat(name="int2", group_size=32))
+    values = values_by_name(codes)
+    expected = mean_kl(forward(originals, tokens[8:]), forward({**originals, **values}, tokens[8:]))
+    assert judge_of(values) == pytest.approx(float(expected), rel=1e-4)
+    assert judge_of({}) < 1e-6
+    assert not torch.equal(loss_of(values, 0), loss_of(values, 1))
+    config = TuneConfig(steps=30, judge_every=10, scale_rate=5e-3, vector_rate=5e-3)
+    found = tune(codes, WEIGHTS, {"norm": NORM}, loss=loss_of, judge=judge_of, config=config)
+    assert found.after < 0.97 * found.before
 
 
 def test_mean_kl_is_the_definition() -> None:

@@ -10,7 +10,7 @@ and much text it hardly overfits. The best iterate on text held apart wins.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +21,8 @@ from penjing.errors import DivergedError
 from penjing.formats.codes import Codes
 from penjing.quantize.latent import LatentMatrix, latent_matrices
 from penjing.quantize.rounding import BatchLoss, Judge, present
+
+Forward = Callable[[Mapping[str, Tensor], Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,48 @@ def tune(
                 kept = {name: matrix.to_codes() for name, matrix in matrices.items()}
                 best = Tuned(kept, snapshot(trained), before, found)
     return best
+
+
+def against_original(
+    forward: Forward,
+    originals: Mapping[str, Tensor],
+    tokens: Tensor,
+    held: Tensor,
+    *,
+    sequences: int,
+    seed: int,
+) -> tuple[BatchLoss, Judge]:
+    """The loss and judge of `tune`: the mean KL to the original model, of a batch and of the held-apart text.
+
+    forward: from every tensor by name and token ids int64 [sequences, length] to logits. originals: every
+    tensor of the model, which those being tuned replace by name. tokens, held: int64 [count, length];
+    `sequences` of `tokens`, in an order drawn anew from `seed` for every round, make a batch. Batches compute
+    in bf16 where matrices do, held-apart text as it is.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    orders: list[Tensor] = []
+    per_round = max(len(tokens) // sequences, 1)
+
+    def loss(tensors: Mapping[str, Tensor], step: int) -> Tensor:
+        while len(orders) <= step // per_round:
+            orders.append(torch.randperm(len(tokens), generator=generator))
+        first = step % per_round * sequences
+        batch = tokens[orders[step // per_round][first : first + sequences]]
+        with torch.autocast(batch.device.type, torch.bfloat16):
+            with torch.no_grad():
+                wanted = forward(originals, batch)
+            return mean_kl(wanted, forward({**originals, **tensors}, batch))
+
+    @torch.no_grad()
+    def judge(tensors: Mapping[str, Tensor]) -> float:
+        total = 0.0
+        for first in range(0, len(held), sequences):
+            batch = held[first : first + sequences]
+            found = mean_kl(forward(originals, batch), forward({**originals, **tensors}, batch))
+            total += float(found) * len(batch)
+        return total / len(held)
+
+    return loss, judge
 
 
 def parameter_groups(
