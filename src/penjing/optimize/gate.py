@@ -164,7 +164,7 @@ def meant_logits(
     last = replace(model, linear=partial(rounding_linear, formats, ""))
     normed = last.block(0).norm(model.read("final_norm"), hidden)
     for first in range(0, head.rows, HEAD_ROWS):
-        rows = rows_of(head, first, min(HEAD_ROWS, head.rows - first))
+        rows = rows_of(head, first, HEAD_ROWS)
         parts.append(last.linear({name: torch.from_numpy(decode(rows, tier))}, name, normed))
     return last.capped(torch.cat(parts, -1))
 
