@@ -97,7 +97,8 @@ class QuantizeStep(Spec):
     one counts. `method`: `search` (least squared error over a grid of scales, each rounded to fp16 first),
     `range` (the largest magnitude sets the scale) and others of DATA_FREE look at weights alone; the rest
     need `calibration`, and take `search` for embedding and head. `damping`: added to the diagonal of Gram
-    matrices, in parts of its mean.
+    matrices, in parts of its mean. `tuning_steps`: of tuning the whole model after its blocks, for `auto`;
+    None leaves it to the size of the model.
     """
 
     step: Literal["quantize"] = "quantize"
@@ -107,6 +108,7 @@ class QuantizeStep(Spec):
     method: MethodName = "search"
     damping: float = Field(default=0.01, gt=0)
     calibration: Calibration | None = Field(default=None, validate_default=True)
+    tuning_steps: int | None = Field(default=None, ge=0, validate_default=True)
     kv: KvFormat = "int8"
 
     @property
@@ -122,6 +124,14 @@ class QuantizeStep(Spec):
         if method in DATA_FREE and value is not None:
             raise ValueError(f"the method {method} takes no calibration; leave it out")
         return Calibration() if value is None and method not in DATA_FREE else value
+
+    @field_validator("tuning_steps")
+    @classmethod
+    def of_auto(cls, value: int | None, info: ValidationInfo) -> int | None:
+        """Only `auto` tunes."""
+        if info.data.get("method") != "auto" and value:
+            raise ValueError("only the method auto tunes the whole model; leave it out")
+        return value
 
 
 class Recipe(Spec):

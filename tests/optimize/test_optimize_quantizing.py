@@ -40,6 +40,7 @@ def recipe(format: Any = "int4", method: Any = "gptq", group_size: Any = 32) -> 
         embedding=WeightFormat(name="int8", group_size=32),
         method=method,
         calibration=CALIBRATION,
+        tuning_steps=3 if method == "auto" else None,
     )
     return Recipe(steps=(step,))
 
@@ -52,6 +53,22 @@ def test_the_same_twice(checkpoint: Path, tmp_path: Path) -> None:
     assert "8 sequences of 32 tokens: about" in said[0]
     assert one.manifest.provenance.recipe.steps[0].calibration == CALIBRATION
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+
+
+def test_tuned_together(checkpoint: Path, tmp_path: Path) -> None:
+    """Tuning is kept if it lowers the loss, norms included; the base plane of `layered` is `int4` tuned."""
+    step = recipe("int4", "auto").steps[0].model_copy(update={"tuning_steps": 30})
+    said: list[str] = []
+    plain = quantize(checkpoint, tmp_path / "a", Recipe(steps=(step,)), threads=1, say=said.append)
+    before, after = (float(part) for part in said[-1].split("apart ")[1].split(", then "))
+    assert after < before
+    norms = Artifact.open(plain.path).vector("blocks.0.attention_norm")
+    assert not np.array_equal(norms, Checkpoint.open(checkpoint).read("blocks.0.attention_norm"))
+    update = {"weights": WeightFormat(name="layered", group_size=32)}
+    layered = quantize(checkpoint, tmp_path / "b", Recipe(steps=(step.model_copy(update=update),)), threads=1)
+    assert (plain.path / "tensors.bin").read_bytes() == (layered.path / "tensors.bin").read_bytes()
+    best = layered.vector("blocks.0.attention_norm", "best")
+    assert np.array_equal(best, Checkpoint.open(checkpoint).read("blocks.0.attention_norm"))
 
 
 @pytest.mark.parametrize("config", [GEMMA3, QWEN3_MOE], ids=lambda config: config["model_type"])
@@ -126,7 +143,9 @@ def test_one_wrong_plane_is_found(
     assert (tmp_path / "tray.work").is_dir()
 
 
-@pytest.mark.parametrize("setting", [{"norm_eps": 3.0}, {"attention_scalar": 0.5}, {"activation": "gelu_tanh"}])
+@pytest.mark.parametrize(
+    "setting", [{"norm_eps": 3.0}, {"attention_scalar": 0.5}, {"activation": "gelu_tanh"}]
+)
 def test_a_wrong_computation_is_found_by_its_logits(
     checkpoint: Path, tmp_path: Path, setting: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -142,7 +161,9 @@ def test_a_wrong_computation_is_found_by_its_logits(
         quantize(checkpoint, tmp_path / "tray", recipe("layered"), threads=1)
 
 
-def test_how_far_correct_logits_may_be(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_how_far_correct_logits_may_be(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The bound leaves room, and not much more than it needs."""
     errors: list[float] = []
     measure = gate.relative_error

@@ -74,11 +74,15 @@ def divergence(source: Path, artifact: Artifact, tier: Any = "best") -> float:
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    tensors = {name: tensor * (2 if tensor.ndim == 2 else 1) for name, tensor in random_tensors(LLAMA).items()}
+    tensors = {
+        name: tensor * (2 if tensor.ndim == 2 else 1) for name, tensor in random_tensors(LLAMA).items()
+    }
     return write_checkpoint(tmp_path_factory.mktemp("models") / "llama", tensors=tensors)
 
 
-@pytest.mark.parametrize("config", [LLAMA, QWEN2, QWEN3, GEMMA3, PHI3], ids=lambda config: config["model_type"])
+@pytest.mark.parametrize(
+    "config", [LLAMA, QWEN2, QWEN3, GEMMA3, PHI3], ids=lambda config: config["model_type"]
+)
 def test_every_family_is_walked(tmp_path: Path, config: dict[str, Any]) -> None:
     source = write_checkpoint(tmp_path / "m", config)
     artifact = walk(source, tmp_path / "tray", preset("int4", 32, "gptq"))
@@ -202,7 +206,8 @@ def test_overrides(tmp_path: Path, source: Path) -> None:
     formats = {name: entry.format for name, entry in artifact.manifest.tensors.items()}
     assert (formats["blocks.0.query"], formats["blocks.0.gate"]) == ("int8", "fp32")
     assert (formats["blocks.1.query"], formats["blocks.1.output"]) == ("int4", "layered")
-    np.testing.assert_array_equal(decode(artifact.matrix("blocks.1.up")), Checkpoint.open(source).read("blocks.1.up"))
+    kept = Checkpoint.open(source).read("blocks.1.up")
+    np.testing.assert_array_equal(decode(artifact.matrix("blocks.1.up")), kept)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

@@ -64,7 +64,7 @@ def check_calibrated(
         for index, result in enumerate(results):
             check_block(artifact, index, result, model)
             for tier in artifact.tiers:
-                weights = meant_weights(model, index, result, tier)
+                weights = meant_weights(artifact, model, index, result, tier)
                 rounding = partial(rounding_linear, formats, f"blocks.{index}.")
                 hidden[tier] = replace(model.block(index), linear=rounding)(weights, hidden[tier])
         for tier, states in hidden.items():
@@ -100,10 +100,12 @@ def check_block(artifact: Artifact, index: int, result: BlockResult, model: Torc
             if not rows_equal(stored, dequantize(codes, tier)[rows.start : rows.stop], rows, tier):
                 raise refusal(artifact, name)
     for inner, role in block_tensors(model.config, model.config.blocks[index]).items():
-        if not role.is_matrix:
-            meant_vector = norm_of(model, index, inner, result).numpy()
-            if not np.array_equal(artifact.vector(f"blocks.{index}.{inner}"), meant_vector):
-                raise refusal(artifact, f"blocks.{index}.{inner}")
+        for tier in artifact.tiers:
+            if not role.is_matrix:
+                first = tier == artifact.tiers[0]
+                vector = meant_vector(model, index, inner, result, first_tier=first).numpy()
+                if not np.array_equal(artifact.vector(f"blocks.{index}.{inner}", tier), vector):
+                    raise refusal(artifact, f"blocks.{index}.{inner}")
 
 
 def same_parts(stored: Encoded, meant: Encoded) -> bool:
@@ -117,21 +119,27 @@ def same_parts(stored: Encoded, meant: Encoded) -> bool:
     )
 
 
-def norm_of(model: TorchModel, index: int, name: str, result: BlockResult) -> Tensor:
-    """A block's vector as the walk left it."""
+def meant_vector(
+    model: TorchModel, index: int, name: str, result: BlockResult, *, first_tier: bool
+) -> Tensor:
+    """A block's vector as the walk left it: tuned for the first tier, else divided by channel scales."""
+    if name in result.vectors and first_tier:
+        return torch.from_numpy(result.vectors[name])
     vector = model.read(f"blocks.{index}.{name}")
     if name not in result.channel_scales:
         return vector
     return scaled_norm(vector, torch.from_numpy(result.channel_scales[name]), model.config.norm_offset)
 
 
-def meant_weights(model: TorchModel, index: int, result: BlockResult, tier: Tier) -> dict[str, Tensor]:
+def meant_weights(
+    artifact: Artifact, model: TorchModel, index: int, result: BlockResult, tier: Tier
+) -> dict[str, Tensor]:
     """A block's tensors as the walk left them, float32."""
     names = block_tensors(model.config, model.config.blocks[index])
     return {
         name: torch.from_numpy(dequantize(result.codes[name], tier))
         if name in result.codes
-        else norm_of(model, index, name, result)
+        else meant_vector(model, index, name, result, first_tier=tier == artifact.tiers[0])
         for name in names
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import import_module
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from penjing.artifact import Artifact
+from penjing.artifact import Artifact, expected_tensors
 from penjing.data.calibration import BUILT_IN_TEXT, calibration_sequences
 from penjing.errors import SpecError
 from penjing.measure.machine import usable_memory_bytes
@@ -19,11 +20,17 @@ from penjing.optimize.progress import Progress, silent
 from penjing.optimize.self_written import self_written
 from penjing.quantize import quantize_checkpoint
 from penjing.quantize.walk import only_step
-from penjing.spec import Calibration, Recipe
+from penjing.spec import Calibration, QuantizeStep, Recipe
 from penjing.text import Tokenizer
 from penjing.text.tokenizer import TOKENIZER_FILE
 
 Say = Callable[[str], None]
+
+
+TUNING_STEPS = 200
+TUNING_SEQUENCES_A_STEP = 2  # written for it: every sequence is seen twice
+TUNING_BYTES_A_WEIGHT = 40  # original, latent, gradient, two moments, and what a step computes
+LARGEST_TUNED = 50_000_000  # weights: beyond, tuning takes hours
 
 
 def say_nothing(line: str) -> None:
@@ -65,10 +72,17 @@ def quantize(
             progress=lambda done, total: progress("quantize", done, total),
         )
     calibration = possible(calibration, checkpoint, bool(data), say)
-    step = only_step(recipe).model_copy(update={"calibration": calibration})
+    steps = tuning_steps(only_step(recipe), checkpoint, say)
+    step = only_step(recipe).model_copy(update={"calibration": calibration, "tuning_steps": steps})
     tokens = calibration_tokens(
         checkpoint, calibration, data, seed=recipe.seed, threads=threads, progress=progress
     )
+    tuning_tokens = None
+    if steps and calibration.self_written > 0:
+        count, length = steps * TUNING_SEQUENCES_A_STEP, tokens.shape[1]
+        tuning_tokens = self_written(
+            checkpoint, count, length, recipe.seed + 1, threads=threads, progress=progress
+        )
     calibrated = import_module("penjing.quantize.calibrated")  # loads torch, which the rest does without
     gate = import_module("penjing.optimize.gate")
     limit = {} if max_ram_bytes is None else {"max_ram_bytes": max_ram_bytes}
@@ -82,9 +96,26 @@ def quantize(
         force=force,
         say=say,
         report=progress,
+        tuning_tokens=tuning_tokens,
         check=partial(gate.check_calibrated, checkpoint=checkpoint, step=step, tokens=tokens),
     )
     return artifact
+
+
+def tuning_steps(step: QuantizeStep, checkpoint: Checkpoint, say: Say) -> int:
+    """Steps of tuning the whole model: what is asked for or, for `auto`, some where the model is small."""
+    if step.tuning_steps is not None or step.method != "auto":
+        return step.tuning_steps or 0
+    roles = expected_tensors(checkpoint.config).values()
+    weights = sum(math.prod(role.shape) for role in roles)
+    limit = min(LARGEST_TUNED, usable_memory_bytes() // (2 * TUNING_BYTES_A_WEIGHT))
+    if weights <= limit:
+        return TUNING_STEPS
+    say(
+        f"{weights / 1e6:,.0f} million weights: too many to tune together here (at most {limit / 1e6:,.0f}); "
+        "blocks are quantized one by one, and stay so"
+    )
+    return 0
 
 
 def possible(calibration: Calibration, checkpoint: Checkpoint, has_data: bool, say: Say) -> Calibration:

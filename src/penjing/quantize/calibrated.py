@@ -11,7 +11,7 @@ import hashlib
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -32,6 +32,7 @@ from penjing.quantize.planes import Rounder
 from penjing.quantize.preflight import preflight
 from penjing.quantize.state import BlockResult, WorkDirectory
 from penjing.quantize.tracks import Track, begin_track, compute_dtype, cut_chunks
+from penjing.quantize.tuning import tune_blocks
 from penjing.quantize.walk import (
     encode_without_data,
     only_step,
@@ -61,6 +62,8 @@ class CalibratedWalk:
     spill: bool
     say: Say
     report: Report
+    seed: int = 0
+    tuning_tokens: NDArray[np.int64] | None = None
     formats: dict[str, WeightFormat] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -69,8 +72,8 @@ class CalibratedWalk:
         self.method = METHODS[self.step.method]
         self.dtype = compute_dtype(config.hidden_size)
         count, length = self.tokens.shape
-        num_held = min(-(-count // HELD_PART), count - 1) if self.method.held else 0
-        self.chunks = cut_chunks(count, length, num_held)
+        self.num_held = min(-(-count // HELD_PART), count - 1) if self.method.held else 0
+        self.chunks = cut_chunks(count, length, self.num_held)
         self.model = TorchModel(config, self.read, length)
 
     def read(self, name: str) -> Tensor:
@@ -91,6 +94,8 @@ class CalibratedWalk:
         """All passes over all blocks, as far as they are not finished already."""
         for tier in self.tiers:
             kind, num_blocks = PASS_OF_TIER[tier], len(self.model.config.blocks)
+            if tier == "best":
+                self.tune()
             done = self.work.num_finished(kind, num_blocks)
             if done == num_blocks:
                 continue
@@ -106,6 +111,35 @@ class CalibratedWalk:
                 for track in (original, quantized):
                     if track is not None:
                         track.hidden.close()
+        self.tune()
+
+    @property
+    def base_kind(self) -> str:
+        """The files that hold the finished path of tier `fast`."""
+        return "tuned" if self.step.tuning_steps else PASS_OF_TIER["fast"]
+
+    def tune(self) -> None:
+        """Tune the finished base planes, if the step asks for it and that is not done."""
+        num_blocks = len(self.model.config.blocks)
+        if not self.step.tuning_steps or self.work.num_finished("tuned", num_blocks) == num_blocks:
+            return
+        tokens = self.tokens[: len(self.tokens) - self.num_held]
+        self.report("tune", 0, 1)
+        blocks, before, after = tune_blocks(
+            self.model.config,
+            {name: self.read(name).float() for name in expected_tensors(self.model.config)},
+            [self.work.load(PASS_OF_TIER["fast"], index) for index in range(num_blocks)],
+            tokens if self.tuning_tokens is None else self.tuning_tokens,
+            self.tokens[len(tokens) :] if self.num_held else tokens,
+            steps=self.step.tuning_steps,
+            seed=self.seed,
+        )
+        for index, block in enumerate(blocks):
+            self.work.save("tuned", index, block)
+        self.report("tune", 1, 1)
+        self.say(
+            f"tuned {self.step.tuning_steps} steps: KL on text held apart {before:.5f}, then {after:.5f}"
+        )
 
     def run_pass(self, tier: Tier, done: int, original: Track | None, quantized: Track) -> None:
         """One pass, the first `done` blocks of which are finished."""
@@ -134,7 +168,7 @@ class CalibratedWalk:
         """What quantizes block `index`."""
         prefix = f"blocks.{index}."
         names = block_tensors(self.model.config, self.model.config.blocks[index])
-        base = self.work.load(PASS_OF_TIER["fast"], index) if tier == "best" else None
+        base = self.work.load(self.base_kind, index) if tier == "best" else None
         return BlockWalk(
             model=self.model,
             index=index,
@@ -151,9 +185,11 @@ class CalibratedWalk:
         )
 
     def results(self) -> Iterator[BlockResult]:
-        """Every block, finished."""
+        """Every block, finished: vectors as tier `fast` has them, codes for all tiers."""
         for index in range(len(self.model.config.blocks)):
-            yield self.work.load(PASS_OF_TIER[self.tiers[-1]], index)
+            base = self.work.load(self.base_kind, index)
+            codes = base.codes if len(self.tiers) == 1 else self.work.load(PASS_OF_TIER["best"], index).codes
+            yield replace(base, codes=codes)
 
 
 def tensors_of(arrays: Mapping[str, NDArray[np.float32]]) -> dict[str, Tensor]:
@@ -177,24 +213,30 @@ def quantize_calibrated(
     say: Say = print,
     report: Report = quietly,
     check: Check | None = None,
+    tuning_tokens: NDArray[np.int64] | None = None,
 ) -> Artifact:
     """Write the artifact that a recipe with a method of `METHODS` makes of a checkpoint.
 
     tokens: the calibration text, int64 [sequences, length]. max_ram_bytes: activations go to a file beside
     `out` where memory would grow past it; the result is the same. What is finished lies in `OUT.work`, and
     `resume` goes on from there. check: called with the artifact and the finished blocks before that goes;
-    what it raises takes the artifact away. Raises SpecError, CheckpointError, DataError, FormatError,
+    what it raises takes the artifact away. tuning_tokens: what `auto` tunes the whole model on, where the
+    step says so; None for `tokens`. Raises SpecError, CheckpointError, DataError, FormatError,
     NonFiniteActivationError or OutputError; all but the first leave the work to be resumed.
     """
     step, out = only_step(recipe), Path(out)
     check_tokens(tokens, checkpoint)
-    digest = hashlib.sha256(np.ascontiguousarray(tokens, "<i8").tobytes() + repr(tokens.shape).encode())
-    provenance = provenance_of(checkpoint, recipe, digest.hexdigest())
+    if step.tuning_steps is None:
+        step = step.model_copy(update={"tuning_steps": 0})
+    recipe = recipe.model_copy(update={"steps": (step,)})
+    provenance = provenance_of(checkpoint, recipe, digest_of(tokens, tuning_tokens))
     passes = 2 if any(f.name == "layered" for f in assign_formats(checkpoint.config, step).values()) else 1
     ahead = preflight(checkpoint.config, METHODS[step.method], tokens.size, max_ram_bytes, passes=passes)
     say(f"{step.method} on {tokens.shape[0]} sequences of {tokens.shape[1]} tokens: {ahead}")
     with WorkDirectory(out, provenance.model_dump(mode="json"), resume=resume, force=force) as work:
-        walk = CalibratedWalk(checkpoint, step, tokens, work, ahead.spill, say, report)
+        walk = CalibratedWalk(
+            checkpoint, step, tokens, work, ahead.spill, say, report, recipe.seed, tuning_tokens
+        )
         walk.run()
         artifact = write_artifact(walk, out, provenance, force=force)
         if check is not None:
@@ -205,6 +247,15 @@ def quantize_calibrated(
                 raise
         work.remove()
     return artifact
+
+
+def digest_of(*texts: NDArray[np.int64] | None) -> str:
+    """SHA-256 of token ids and their shapes."""
+    digest = hashlib.sha256()
+    for tokens in texts:
+        if tokens is not None:
+            digest.update(repr(tokens.shape).encode() + np.ascontiguousarray(tokens, "<i8").tobytes())
+    return digest.hexdigest()
 
 
 def check_tokens(tokens: NDArray[np.int64], checkpoint: Checkpoint) -> None:
@@ -239,7 +290,9 @@ def write_artifact(walk: CalibratedWalk, out: Path, provenance: Provenance, *, f
                     if index is not None and finished is not None and inner in finished.channel_scales:
                         scales = torch.from_numpy(finished.channel_scales[inner])
                         vector = scaled_norm(vector, scales, config.norm_offset)
-                    writer.add_vector(name, vector.numpy())
+                    best = vector.numpy()
+                    tuned = best if index is None or finished is None else finished.vectors.get(inner, best)
+                    writer.add_vector(name, tuned, best if len(walk.tiers) == 2 else None)
             for file in files:
                 writer.add_file(file)
             writer.finish(provenance)

@@ -25,10 +25,12 @@ PARTS = ("codes", "scales", "zeros", "table", "residual")
 
 @dataclass(frozen=True, eq=False)
 class BlockResult:
-    """A finished block, by names inside it: codes of its matrices, and what its norms are divided by."""
+    """A finished block, by names inside it: codes of its matrices, what its norms are divided by, and vectors
+    that were tuned for the path that the codes were made for."""
 
     codes: Mapping[str, Codes]
     channel_scales: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    vectors: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
 
 class WorkDirectory:
@@ -102,6 +104,7 @@ class WorkDirectory:
         arrays: dict[str, NDArray[Any]] = {
             f"{name}|divisor": array for name, array in result.channel_scales.items()
         }
+        arrays |= {f"{name}|vector": array for name, array in result.vectors.items()}
         for name, codes in result.codes.items():
             arrays[f"{name}|format"] = np.frombuffer(canonical_json(codes.format).encode(), np.uint8)
             parts = {part: getattr(codes, part) for part in PARTS}
@@ -118,17 +121,20 @@ class WorkDirectory:
         """A finished block."""
         codes: dict[str, dict[str, Any]] = {}
         divisors: dict[str, NDArray[np.float32]] = {}
+        vectors: dict[str, NDArray[np.float32]] = {}
         with np.load(self.path / self.name_of(kind, index), allow_pickle=False) as arrays:
             for key in arrays.files:
                 name, part = key.split("|")
                 if part == "divisor":
                     divisors[name] = arrays[key]
+                elif part == "vector":
+                    vectors[name] = arrays[key]
                 elif part == "format":
                     text = arrays[key].tobytes()
                     codes.setdefault(name, {})["format"] = WeightFormat.model_validate_json(text)
                 else:
                     codes.setdefault(name, {})[part] = arrays[key]
-        return BlockResult({name: Codes(**parts) for name, parts in codes.items()}, divisors)
+        return BlockResult({name: Codes(**parts) for name, parts in codes.items()}, divisors, vectors)
 
     def num_finished(self, kind: str, num_blocks: int) -> int:
         """How many blocks are finished, from the first on."""
