@@ -180,3 +180,29 @@ def test_generating_imports_no_torch(checkpoint: Path, tray: Path) -> None:
         modules = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines() if "|" in line}
         assert "penjing.engine.engine" in modules
         assert not {name for name in modules if name.split(".")[0] in {"torch", "transformers"}}
+
+
+def test_quantize_with_data(run: Run, checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("the cat sat on the mat and thought of a better rhyme. " * 20)
+    options = ("--method", "gptq", "--data", tmp_path / "text.txt", "--calibration-tokens", "256")
+    outcome = run("quantize", checkpoint, "-o", tmp_path / "tray", *options, "--max-ram", "1M", "--seed", "3")
+    assert outcome.code == 0, outcome.err
+    assert "of memory" in outcome.err
+    assert "minutes left" in outcome.err
+    assert not (tmp_path / "tray.work").exists()
+    recipe = json.loads((tmp_path / "tray" / "manifest.json").read_text())["provenance"]["recipe"]
+    assert (recipe["seed"], recipe["steps"][0]["method"]) == (3, "gptq")
+    assert recipe["steps"][0]["calibration"]["tokens"] == 256
+
+
+@pytest.mark.parametrize("method", ["rtn", "range", "mse", "percentile", "search"])
+def test_methods_that_look_at_weights_alone(run: Run, checkpoint: Path, tmp_path: Path, method: str) -> None:
+    assert run("quantize", checkpoint, "-o", tmp_path / "tray", "--method", method).code == 0
+    refused = run("quantize", checkpoint, "-o", tmp_path / "b", "--method", method, "--resume")
+    assert (refused.code, "weights alone" in refused.err) == (2, True)
+
+
+def test_max_ram_is_a_size(run: Run, checkpoint: Path, tmp_path: Path) -> None:
+    for text in ("much", "-1", "0", "1e999G"):
+        refused = run("quantize", checkpoint, "-o", tmp_path / "t", "--method", "gptq", f"--max-ram={text}")
+        assert (refused.code, "--max-ram" in refused.err) == (2, True)
