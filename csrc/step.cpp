@@ -142,7 +142,7 @@ void Model::multiply(const Projection& projection, const Activations& input, con
   const Matrix& matrix = projection.matrix;
   const int64_t stride = matrix.rows, columns = input.columns();
   const auto run = [&](Tier tier, int64_t begin, int64_t end) {
-    if (matrix.group_size == 0)
+    if (!matrix.is_integer())
       kernels_.linear_float(matrix, input.row(begin), end - begin, columns, first, last, out + begin * stride,
                             stride);
     else

@@ -79,6 +79,9 @@ def quantize(
     out: Out,
     format: Annotated[FormatName | None, typer.Option(help="Weight format. Default: int4.")] = None,
     group_size: Annotated[int | None, typer.Option(help="Inputs that share a scale: 32, 64 or 128.")] = None,
+    asymmetric: Annotated[
+        bool, typer.Option("--asymmetric", help="Zero points beside the scales, for int2 to int8.")
+    ] = False,
     recipe: Annotated[Path | None, typer.Option(help="YAML or JSON file, instead of --format.")] = None,
     force: Force = False,
     as_json: Json = False,
@@ -86,7 +89,7 @@ def quantize(
     """Write an artifact in a given format, without a budget and without calibration data."""
     from penjing.quantize import quantize_checkpoint
 
-    chosen = chosen_recipe(format, group_size, recipe)
+    chosen = chosen_recipe(format, group_size, recipe, asymmetric)
     with progress_bar() as progress:
         artifact = quantize_checkpoint(
             model,
@@ -105,16 +108,22 @@ def quantize(
     print(f"hash {artifact.hash}")
 
 
-def chosen_recipe(format: FormatName | None, group_size: int | None, recipe: Path | None) -> Recipe:
+def chosen_recipe(
+    format: FormatName | None, group_size: int | None, recipe: Path | None, asymmetric: bool = False
+) -> Recipe:
     """One recipe from either a file or the short options. Raises SpecError if both are given."""
     from penjing.spec import preset, read_recipe
 
     if recipe is not None:
-        if format is not None or group_size is not None:
-            raise SpecError("--recipe says everything: give it alone, without --format and --group-size")
+        if format is not None or group_size is not None or asymmetric:
+            raise SpecError(
+                "--recipe says everything: give it alone, without --format, --group-size and --asymmetric"
+            )
         return read_recipe(recipe)
-    if format is FormatName.keep and group_size is not None:
-        raise SpecError("--group-size: the format keep has no groups; leave it out")
+    if format is FormatName.keep and (group_size is not None or asymmetric):
+        raise SpecError("--group-size and --asymmetric: the format keep has no groups; leave them out")
+    if format is FormatName.mxfp4 and group_size not in (None, 32):
+        raise SpecError(f"--group-size {group_size}: mxfp4 has groups of 32; leave it out")
     size: Literal[32, 64, 128]
     match group_size:
         case None | 64:
@@ -125,7 +134,7 @@ def chosen_recipe(format: FormatName | None, group_size: int | None, recipe: Pat
             size = 128
         case _:
             raise SpecError(f"--group-size {group_size}: it must be 32, 64 or 128")
-    return preset((format or FormatName.int4).value, size)
+    return preset((format or FormatName.int4).value, size, asymmetric)
 
 
 def export(

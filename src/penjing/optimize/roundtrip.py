@@ -33,8 +33,9 @@ def check_round_trip(
             tile = done % -(-role.shape[0] // TILE_ROWS)
             rows = range(tile * TILE_ROWS, min((tile + 1) * TILE_ROWS, role.shape[0]))
             chosen = format_of(step, name, role)
-            meant = encode(source[rows.start : rows.stop], chosen, step.scales, name)
-            same = all(_rows_equal(artifact.matrix(name), meant, rows, tier) for tier in artifact.tiers)
+            stored = artifact.matrix(name)
+            meant = encode(source[rows.start : rows.stop], chosen, step.scales, name, stored.table)
+            same = all(_rows_equal(stored, meant, rows, tier) for tier in artifact.tiers)
         else:
             same = bool(np.array_equal(artifact.vector(name), source.astype(np.float32)))
         if not same:
@@ -55,6 +56,9 @@ def _rows_equal(stored: Encoded, meant: Encoded, rows: range, tier: Tier) -> boo
         stored.codes,
         stored.scales,
         stored.residual,
+        stored.high,
+        stored.zeros,
+        stored.table,
     )
     read: list[NDArray[np.float32]] = [kernels.dequantize_row(matrix, row, tier) for row in rows]
     return bool(np.array_equal(np.stack(read), decode(meant, tier)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -20,11 +21,16 @@ from penjing.artifact import (
     expected_tensors,
 )
 from penjing.errors import SpecError
-from penjing.formats import encode
+from penjing.formats import encode, tiny_notice
 from penjing.models import Checkpoint, needs_conversion, text_files
 from penjing.spec import QuantizeStep, Recipe, WeightFormat
 from penjing.text import Tokenizer
 from penjing.text.tokenizer import TOKENIZER_FILE
+
+
+def print_notice(line: str) -> None:
+    """A line beside the results."""
+    print(f"penjing: {line}", file=sys.stderr)
 
 
 def quantize_checkpoint(
@@ -34,11 +40,13 @@ def quantize_checkpoint(
     *,
     force: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    notice: Callable[[str], None] = print_notice,
 ) -> Artifact:
     """Write the artifact that a recipe makes of a checkpoint; peak memory is about one tensor.
 
     source: a directory, `seedling`, a name to fetch, or a checkpoint that is open already. The same source,
-    recipe and versions give the same bytes. progress: called as (tensors done, all tensors). Raises SpecError
+    recipe and versions give the same bytes. progress: called as (tensors done, all tensors). notice: called
+    with a line for every matrix with groups too small for float16's scales. Raises SpecError
     for a recipe of more than one step, CheckpointError, TokenizerError, FormatError or OutputError.
     """
     step = only_step(recipe)
@@ -52,7 +60,10 @@ def quantize_checkpoint(
                     progress(done, len(roles))
                 tensor = checkpoint.read(name)
                 if role.is_matrix:
-                    writer.add_matrix(name, encode(tensor, format_of(step, name, role), step.scales, name))
+                    encoded = encode(tensor, format_of(step, name, role), step.scales, name)
+                    if encoded.tiny_groups:
+                        notice(tiny_notice(name, encoded))
+                    writer.add_matrix(name, encoded)
                 else:
                     writer.add_vector(name, tensor.astype(np.float32))
             for file in files:
