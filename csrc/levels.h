@@ -26,50 +26,40 @@ constexpr float kNf4Levels[16] = {-1.0f,
 constexpr float kE2m1Levels[16] = {0.0f,  0.5f,  1.0f,  1.5f,  2.0f,  3.0f,  4.0f,  6.0f,
                                    -0.0f, -0.5f, -1.0f, -1.5f, -2.0f, -3.0f, -4.0f, -6.0f};
 
-// kLineColumns: columns of a 64-byte line. of_column: the levels of sixteen rows, from column k of a line.
+// kLineColumns: columns of a 64-byte line. of_column: the levels of sixteen rows, from one column of a line, whose
+// lanes are four bytes of a row each.
 struct Nf4 {
-  static constexpr int64_t kLineColumns = 8;
-  template <class Isa>
-  PENJING_INLINE typename Vec<Isa>::Floats of_column(const uint8_t* line, int64_t k);
+  static constexpr int kLineColumns = 8;
+  template <class Isa, int kColumn>
+  PENJING_INLINE typename Vec<Isa>::Floats of_column(typename Vec<Isa>::Ints line) {
+    using V = Vec<Isa>;
+    return V::lookup(kNf4Levels, V::template shift_right<kColumn % 4 * 8 + kColumn / 4 * 4>(line));
+  }
 };
 struct Mxfp4 {
-  static constexpr int64_t kLineColumns = 8;
-  template <class Isa>
-  PENJING_INLINE typename Vec<Isa>::Floats of_column(const uint8_t* line, int64_t k);
+  static constexpr int kLineColumns = 8;
+  template <class Isa, int kColumn>
+  PENJING_INLINE typename Vec<Isa>::Floats of_column(typename Vec<Isa>::Ints line) {
+    using V = Vec<Isa>;
+    return V::lookup(kE2m1Levels, V::template shift_right<kColumn % 4 * 8 + kColumn / 4 * 4>(line));
+  }
 };
+// Sign, 4 bits of exponent, 3 of mantissa, read as a float x with its exponent moved: right from 2^-6 on. Below,
+// where there is no leading one, 2 x - 2^-6 is right, and it is the smaller of the two exactly there. No float is
+// subnormal on the way. The codes of NaN stand for +-448.
 struct Fp8 {
-  static constexpr int64_t kLineColumns = 4;
-  template <class Isa>
-  PENJING_INLINE typename Vec<Isa>::Floats of_column(const uint8_t* line, int64_t k);
+  static constexpr int kLineColumns = 4;
+  template <class Isa, int kColumn>
+  PENJING_INLINE typename Vec<Isa>::Floats of_column(typename Vec<Isa>::Ints line) {
+    using V = Vec<Isa>;
+    const auto top = V::template shift_left<24 - 8 * kColumn>(line);
+    const auto magnitude = V::min(V::bit_and(V::template shift_right<4>(top), V::set1(int32_t{127 << 20})),
+                                  V::set1(int32_t{126 << 20}));
+    const auto x = V::from_bits(V::add(magnitude, V::set1(int32_t{120 << 23})));
+    const auto level = V::min(x, V::fma(x, V::set1(2.0f), V::set1(-0x1p-6f)));
+    return V::from_bits(V::add(V::bits(level), V::bit_and(top, V::set1(INT32_MIN))));
+  }
 };
-
-// A lane is four bytes of one row; those of column k are lowered to its lowest bits.
-template <class Isa>
-PENJING_INLINE typename Vec<Isa>::Floats lookup_column(const float* table, const uint8_t* line, int64_t k) {
-  using V = Vec<Isa>;
-  const auto rows = V::load_ints(reinterpret_cast<const int32_t*>(line));
-  return V::lookup(table, V::shift_right(rows, k % 4 * 8 + k / 4 * 4));
-}
-template <class Isa>
-typename Vec<Isa>::Floats Nf4::of_column(const uint8_t* line, int64_t k) {
-  return lookup_column<Isa>(kNf4Levels, line, k);
-}
-template <class Isa>
-typename Vec<Isa>::Floats Mxfp4::of_column(const uint8_t* line, int64_t k) {
-  return lookup_column<Isa>(kE2m1Levels, line, k);
-}
-// Sign, 4 bits of exponent, 3 of mantissa: as if the exponent were float's, then times 2^120, which is exact, and
-// right for subnormals too. The codes of NaN stand for +-448.
-template <class Isa>
-typename Vec<Isa>::Floats Fp8::of_column(const uint8_t* line, int64_t k) {
-  using V = Vec<Isa>;
-  const auto rows = V::load_ints(reinterpret_cast<const int32_t*>(line));
-  const auto top = V::shift_left(rows, 24 - 8 * k);
-  const auto magnitude = V::min(V::bit_and(V::template shift_right<4>(top), V::set1(int32_t{127 << 20})),
-                                V::set1(int32_t{126 << 20}));
-  const auto sign = V::bit_and(top, V::set1(INT32_MIN));
-  return V::from_bits(V::add(V::bits(V::mul(V::from_bits(magnitude), V::set1(0x1p120f))), sign));
-}
 
 // One level.
 static inline float fp8_level(uint8_t code) {

@@ -39,6 +39,30 @@ static void float_patch(const Matrix& w, const float* x, int64_t x_stride, int64
   store_patch<Isa, kTiles, kTokens>(sum, w.rows, first_tile * kRowsPerTile, out, out_stride);
 }
 
+// Columns [kColumn, left) of a line of codes of each tile, at `line` and `stride` bytes apart; x: the line's first.
+template <class Isa, class Levels, int kColumn, int kTiles, int kTokens, class Sum>
+PENJING_INLINE void add_columns(const uint8_t* line, int64_t stride, int64_t left,
+                                const typename Vec<Isa>::Floats (&scale)[kTiles], const float* x, int64_t x_stride,
+                                Sum& sum) {
+  using V = Vec<Isa>;
+  if (kColumn >= left) return;
+  typename V::Floats weight[kTiles];
+#pragma GCC unroll 8
+  for (int tile = 0; tile < kTiles; ++tile) {
+    const auto lanes = V::load_ints(reinterpret_cast<const int32_t*>(line + tile * stride));
+    weight[tile] = V::mul(Levels::template of_column<Isa, kColumn>(lanes), scale[tile]);
+  }
+#pragma GCC unroll 16
+  for (int token = 0; token < kTokens; ++token) {
+    const auto activation = V::set1(x[token * x_stride + kColumn]);
+#pragma GCC unroll 8
+    for (int tile = 0; tile < kTiles; ++tile)
+      sum.set(tile, token, V::fma(weight[tile], activation, sum.get(tile, token)));
+  }
+  if constexpr (kColumn + 1 < Levels::kLineColumns)
+    add_columns<Isa, Levels, kColumn + 1, kTiles, kTokens>(line, stride, left, scale, x, x_stride, sum);
+}
+
 // The same where weights are codes: nf4, mxfp4 and fp8, turned to floats as they are read.
 template <class Isa, class Levels, int kTiles, int kTokens>
 static void levels_patch(const Matrix& w, const float* x, int64_t x_stride, int64_t first_tile, float* out,
@@ -53,21 +77,17 @@ static void levels_patch(const Matrix& w, const float* x, int64_t x_stride, int6
 #pragma GCC unroll 16
     for (int token = 0; token < kTokens; ++token) sum.set(tile, token, V::set1(0.0f));
 
-  for (int64_t k = 0; k < w.columns; ++k) {
-    typename V::Floats weight[kTiles];
+  for (int64_t group = 0; group < groups; ++group) {
+    typename V::Floats scale[kTiles];
 #pragma GCC unroll 8
-    for (int tile = 0; tile < kTiles; ++tile) {
-      const uint8_t* line = codes + tile * stride + k / Levels::kLineColumns * 64;
-      __builtin_prefetch(line + kPrefetchBytes);
-      const auto* scale = scales + (tile * groups + k / w.group_size) * kRowsPerTile;
-      weight[tile] = V::mul(Levels::template of_column<Isa>(line, k % Levels::kLineColumns), V::load(scale));
-    }
-#pragma GCC unroll 16
-    for (int token = 0; token < kTokens; ++token) {
-      const auto activation = V::set1(x[token * x_stride + k]);
+    for (int tile = 0; tile < kTiles; ++tile) scale[tile] = V::load(scales + (tile * groups + group) * kRowsPerTile);
+    const int64_t first = group * w.group_size;
+    const int64_t last = first + w.group_size < w.columns ? first + w.group_size : w.columns;
+    for (int64_t k = first; k < last; k += Levels::kLineColumns) {
+      const uint8_t* line = codes + k / Levels::kLineColumns * 64;
 #pragma GCC unroll 8
-      for (int tile = 0; tile < kTiles; ++tile)
-        sum.set(tile, token, V::fma(weight[tile], activation, sum.get(tile, token)));
+      for (int tile = 0; tile < kTiles; ++tile) __builtin_prefetch(line + tile * stride + kPrefetchBytes);
+      add_columns<Isa, Levels, 0, kTiles, kTokens>(line, stride, last - k, scale, x + k, x_stride, sum);
     }
   }
   store_patch<Isa, kTiles, kTokens>(sum, w.rows, first_tile * kRowsPerTile, out, out_stride);
@@ -121,7 +141,7 @@ static void linear_levels(const Matrix& w, const float* x, int64_t tokens, int64
   using Patch = LevelsPatch<Isa, Levels>;
   using Size = Patches<Isa>;
   const Patch patch{w, x, x_stride, out, out_stride};
-  run_panels<Patch, Size::float_tiles, Size::float_tokens>(patch, w.low_bytes(), tokens, first_tile, last_tile);
+  run_panels<Patch, Size::float_tiles, Size::other_tokens>(patch, w.low_bytes(), tokens, first_tile, last_tile);
 }
 
 template <class Isa>

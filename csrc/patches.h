@@ -24,6 +24,12 @@ struct Patches {
   static constexpr int most_sums = 8;  // float sums that are kept in registers beside the integer ones
 };
 template <>
+struct Patches<Scalar> {
+  static constexpr int one_tiles = 1, one_tokens = 4, many_tiles = 1, many_tokens = 4;
+  static constexpr int float_tiles = 1, float_tokens = 4, other_tokens = 1;
+  static constexpr int most_sums = 8;
+};
+template <>
 struct Patches<Avx512> {
   static constexpr int one_tiles = 1, one_tokens = 16, many_tiles = 2, many_tokens = 8;
   static constexpr int float_tiles = 2, float_tokens = 8, other_tokens = 8;

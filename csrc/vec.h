@@ -15,7 +15,7 @@
 //   abs, select_less(a, b, x, y) = a < b ? x : y
 //   to_float(Ints), to_ints(Floats)    nearest, ties to even; |x| < 2^22, anything else gives any integer
 //   bits(Floats) -> Ints, from_bits(Ints) -> Floats
-//   shift_left<n>, shift_right<n>      of Ints, arithmetic; shift_left(Ints, n), shift_right(Ints, n)
+//   shift_left<n>, shift_right<n>      of Ints, arithmetic
 //   bit_and(Ints, Ints); lookup(const float* table, Ints)      table[lowest four bits of each lane]
 //   sum, max_lane (Floats or Ints)     lanes i and i + 8, then i + 4, i + 2, i + 1
 // for attention, 64 bytes and four that all lanes share, one side signed and the other not; exact:

@@ -125,14 +125,6 @@ struct Vec<Avx2> : PartialAccess<Avx2> {
   PENJING_INLINE Ints shift_right(Ints a) {
     return {_mm256_srai_epi32(a.low, kBits), _mm256_srai_epi32(a.high, kBits)};
   }
-  PENJING_INLINE Ints shift_left(Ints a, int64_t n) {
-    const __m128i count = _mm_cvtsi64_si128(n);
-    return {_mm256_sll_epi32(a.low, count), _mm256_sll_epi32(a.high, count)};
-  }
-  PENJING_INLINE Ints shift_right(Ints a, int64_t n) {
-    const __m128i count = _mm_cvtsi64_si128(n);
-    return {_mm256_sra_epi32(a.low, count), _mm256_sra_epi32(a.high, count)};
-  }
   PENJING_INLINE Ints bit_and(Ints a, Ints b) {
     return {_mm256_and_si256(a.low, b.low), _mm256_and_si256(a.high, b.high)};
   }

@@ -69,8 +69,6 @@ struct Vec<Avx512> : PartialAccess<Avx512> {
   PENJING_INLINE Ints shift_right(Ints a) {
     return _mm512_srai_epi32(a, kBits);
   }
-  PENJING_INLINE Ints shift_left(Ints a, int64_t n) { return _mm512_sll_epi32(a, _mm_cvtsi64_si128(n)); }
-  PENJING_INLINE Ints shift_right(Ints a, int64_t n) { return _mm512_sra_epi32(a, _mm_cvtsi64_si128(n)); }
   PENJING_INLINE Ints bit_and(Ints a, Ints b) { return _mm512_and_si512(a, b); }
   PENJING_INLINE Floats lookup(const float* table, Ints indices) {
     return _mm512_permutexvar_ps(indices, load(table));

@@ -145,12 +145,6 @@ struct Vec<Scalar> : PartialAccess<Scalar> {
   PENJING_INLINE Ints shift_right(Ints a) {
     return ints([&](int64_t i) { return a.lane[i] >> kBits; });
   }
-  PENJING_INLINE Ints shift_left(Ints a, int64_t n) {
-    return ints([&](int64_t i) { return static_cast<int32_t>(uint32_t(a.lane[i]) << n); });
-  }
-  PENJING_INLINE Ints shift_right(Ints a, int64_t n) {
-    return ints([&](int64_t i) { return a.lane[i] >> n; });
-  }
   PENJING_INLINE Ints bit_and(Ints a, Ints b) {
     return ints([&](int64_t i) { return a.lane[i] & b.lane[i]; });
   }
