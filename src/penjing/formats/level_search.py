@@ -15,6 +15,9 @@ from penjing.formats.namespace import Array, namespace, round_to_half, sum_rows
 # is at about 0.8 of it: beyond that, clipping costs more than the rest can gain.
 SEARCH_FACTORS = (1.0, 0.75, 0.8, 0.85, 0.9, 0.95, 1.05, 1.1)
 POWER_FACTORS = (1.0, 0.5, 2.0)  # of scales that are powers of two
+LOOKUP_REACH = (
+    2048  # candidates are compared by a table of nearest levels, so many entries to either side of 0
+)
 
 
 def powers_of_two(largest: Array) -> Array:
@@ -31,29 +34,39 @@ def powers_of_two(largest: Array) -> Array:
 def search_levels(values: Array, grid: Grid, exact: Array, *, powers: bool) -> Array:
     """Scales [n] of least squared error among parts of `exact` (of either sign) and a refit.
 
-    powers: scales stay powers of two, and positive. Never worse than `exact`, rounded to float16.
+    powers: scales stay powers of two, and positive. Never worse than `exact`, rounded to float16, but for
+    what the table of nearest levels rounds.
     """
     xp = namespace(values)
     best, least = None, None
+    lookup = nearest_levels(values, grid)
+    inverse = LOOKUP_REACH / max(grid.highest, -grid.lowest)
     for factor in POWER_FACTORS if powers else SEARCH_FACTORS:
         steps = round_to_half(xp.clip(xp.abs(exact) * factor, SMALLEST_HALF, LARGEST_HALF))
         for sign in (1.0,) if powers else (1.0, -1.0):
             scales = xp.where(exact < 0, -steps, steps) * sign
-            errors = level_errors(values, grid, scales)
+            places = (
+                xp.clip(xp.round(values * (inverse / scales)), -LOOKUP_REACH, LOOKUP_REACH) + LOOKUP_REACH
+            )
+            errors = squared_errors(values, lookup[xp.asarray(places, dtype=xp.int64)], scales)
             if best is None:
                 best, least = scales, errors
             better = errors < least
             best, least = xp.where(better, scales, best), xp.where(better, errors, least)
     if not powers:
         fitted = refit_levels(values, grid, best)
-        better = (level_errors(values, grid, fitted) < least) & (fitted != 0)
+        errors = squared_errors(values, levels_of(values, grid, fitted), fitted)
+        better = (errors < least) & (fitted != 0)
         best = xp.where(better, fitted, best)
     return xp.where(largest_magnitudes(values) == 0, 0.0, best)
 
 
-def level_errors(values: Array, grid: Grid, scales: Array) -> Array:
-    """Squared errors [n] of the nearest codes."""
-    return squared_errors(values, levels_of(values, grid, scales), scales)
+def nearest_levels(values: Array, grid: Grid) -> Array:
+    """The nearest levels of 2 LOOKUP_REACH + 1 equal steps across the grid, in the library of `values`."""
+    xp = namespace(values)
+    reach = max(grid.highest, -grid.lowest) / LOOKUP_REACH
+    places = xp.asarray(xp.arange(-LOOKUP_REACH, LOOKUP_REACH + 1), dtype=xp.float32) * reach
+    return levels_of(places[None], grid, places[:1] * 0 + 1)[0]
 
 
 def levels_of(values: Array, grid: Grid, scales: Array) -> Array:
