@@ -7,8 +7,9 @@
 
 namespace penjing {
 
-// Scales are prefetched eight groups ahead: a stream too slow for the processor to follow by itself.
+// Scales and zero points are prefetched eight groups ahead: streams too slow for the processor to follow by itself.
 constexpr int64_t kScalePrefetchBytes = 256;
+constexpr int64_t kZeroPrefetchBytes = 128;
 
 // Where tile `tile` has its planes.
 template <Packing kPacking>
@@ -26,6 +27,7 @@ PENJING_INLINE void start_group(const uint8_t* zeros, int64_t tile_stride, const
   using V = Vec<Isa>;
   if (kZeros && zeros != nullptr) {
     for (int tile = 0; tile < kTiles; ++tile) {
+      __builtin_prefetch(zeros + tile * tile_stride + kZeroPrefetchBytes);
       const auto zero = V::load_ints(zeros + tile * tile_stride);
 #pragma GCC unroll 16
       for (int token = 0; token < kTokens; ++token) acc[tile][token] = V::mul(zero, V::set1(-sums[token]));
