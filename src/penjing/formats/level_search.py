@@ -15,9 +15,9 @@ from penjing.formats.namespace import Array, namespace, round_to_half, sum_rows
 # is at about 0.8 of it: beyond that, clipping costs more than the rest can gain.
 SEARCH_FACTORS = (1.0, 0.75, 0.8, 0.85, 0.9, 0.95, 1.05, 1.1)
 POWER_FACTORS = (1.0, 0.5, 2.0)  # of scales that are powers of two
-LOOKUP_REACH = (
-    2048  # candidates are compared by a table of nearest levels, so many entries to either side of 0
-)
+# Candidates are compared by a table of nearest levels, with so many entries to either side of 0.
+LOOKUP_REACH = 2048
+LARGEST_POWER = 2.0**15  # of two, in float16
 
 
 def powers_of_two(largest: Array) -> Array:
@@ -40,9 +40,10 @@ def search_levels(values: Array, grid: Grid, exact: Array, *, powers: bool) -> A
     xp = namespace(values)
     best, least = None, None
     lookup = nearest_levels(values, grid)
+    most = LARGEST_POWER if powers else LARGEST_HALF
     inverse = LOOKUP_REACH / max(grid.highest, -grid.lowest)
     for factor in POWER_FACTORS if powers else SEARCH_FACTORS:
-        steps = round_to_half(xp.clip(xp.abs(exact) * factor, SMALLEST_HALF, LARGEST_HALF))
+        steps = round_to_half(xp.clip(xp.abs(exact) * factor, SMALLEST_HALF, most))
         for sign in (1.0,) if powers else (1.0, -1.0):
             scales = xp.where(exact < 0, -steps, steps) * sign
             places = (
