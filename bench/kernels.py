@@ -1,10 +1,12 @@
 """Speed of products and attention beside what this machine can do: `make bench`, or with PENJING_ISA=avx2.
 
+Formats to time may be named (`bench/kernels.py int4 int3`); int4+ is int4 with zero points.
+
 Weights [5632, 2048] in enough copies that they come from memory and not from a cache. Integer formats have
-groups of 64 and rows that are quantized beforehand. With several threads each owns a share of the rows. Times
-are processor time of the slowest thread, best of five: wall time on a quiet machine, and on a busy one what
-it would be with the processors to itself, though other work still takes caches and memory bandwidth away.
-Peaks are measured in the same way just before, by peak.cpp.
+groups of 64 (mxfp4: 32) and rows that are quantized beforehand. With several threads each owns a share of
+the rows. Times are processor time of the slowest thread, best of five: wall time on a quiet machine, and on a
+busy one what it would be with the processors to itself, though other work still takes caches and memory
+bandwidth away. Peaks are measured in the same way just before, by peak.cpp.
 
 Attention is that of one block with 32 heads of 64 dimensions over 4 KV heads, int8, which threads share: one
 token after a long context, over so many caches that they come from memory, and whole prompts. Operations are
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -25,10 +28,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from penjing.formats import PartSizes, part_sizes
+from penjing.formats.encoded import FLOAT_BYTES
 from penjing.kernels import Matrix, _core, default_isa, linear, linear_quantized, quantize_rows
 
 ROWS, COLUMNS, GROUP_SIZE = 5632, 2048, 64
-BITS = {"int4": 4, "int8": 8, "layered": 8, "bf16": 16, "fp16": 16, "fp32": 32}
+INTEGERS = ("int4", "int8", "layered", "int2", "int3", "int5", "int6", "int4+", "int8+", "table4")
+FORMATS = (*INTEGERS, "nf4", "mxfp4", "fp8", "bf16", "fp16", "fp32")
 TOKENS = (1, 8, 16, 512)
 TOTAL_BYTES = 160 << 20  # larger than level-3 caches
 TRIALS = 5
@@ -49,19 +55,40 @@ def measure_peaks(directory: Path, threads: int) -> tuple[float, float]:
 def random_matrix(format: str, rows: int) -> Matrix:
     """Random codes, or zeros for floats, whose speed does not depend on them."""
     rng = np.random.default_rng(0)
-    weights = rows * COLUMNS
-    if BITS[format] > 8:
-        return Matrix(format, rows, COLUMNS, 0, np.ones(weights * BITS[format] // 8, np.uint8) * 0)
-    plane = weights if format == "int8" else weights // 2
-    codes = rng.integers(0, 256, plane, np.uint8)
-    residual = rng.integers(0, 256, plane, np.uint8) if format == "layered" else None
-    scales = np.full(weights // GROUP_SIZE, 0.01, np.float16).view(np.uint16)
-    return Matrix(format, rows, COLUMNS, GROUP_SIZE, codes, scales, residual)
+    sizes, name = sizes_of(format, rows), format.rstrip("+")
+    if name in FLOAT_BYTES:
+        return Matrix(name, rows, COLUMNS, 0, np.ones(sizes.codes, np.uint8) * 0)
+
+    def plane(size: int) -> NDArray[np.uint8] | None:
+        return rng.integers(0, 256, size, np.uint8) if size else None
+
+    return Matrix(
+        name,
+        rows,
+        COLUMNS,
+        group_size_of(format),
+        rng.integers(0, 256, sizes.codes, np.uint8),
+        np.full(sizes.scales // 2, 0.01, np.float16).view(np.uint16),
+        plane(sizes.residual),
+        plane(sizes.high),
+        plane(sizes.zeros),
+        rng.integers(-127, 128, 16, np.int8) if sizes.table else None,
+    )
+
+
+def group_size_of(format: str) -> int:
+    """Columns that share a scale."""
+    return 32 if format == "mxfp4" else GROUP_SIZE
+
+
+def sizes_of(format: str, rows: int) -> PartSizes:
+    """Bytes of the parts of a matrix with so many rows."""
+    return part_sizes(format.rstrip("+"), rows, COLUMNS, group_size_of(format), format.endswith("+"))
 
 
 def product(format: str, x: NDArray[np.float32]) -> Callable[[Matrix], object]:
     """What is timed for one matrix."""
-    if BITS[format] > 8:
+    if format not in INTEGERS:
         return lambda matrix: linear(matrix, x)
     rows = quantize_rows(x, GROUP_SIZE)
     return lambda matrix: linear_quantized(matrix, rows)
@@ -133,8 +160,8 @@ def main() -> None:
             peak, read = measure_peaks(Path(directory), threads)
         print(f"\n{threads} thread(s): peak {peak:.0f} GOP/s int8, {read:.1f} GB/s read")
         print("format   tokens        ms   GOP/s  of peak    GB/s  of read")
-        for format, bits in BITS.items():
-            weight_bytes = ROWS * COLUMNS * bits / 8 + (ROWS * COLUMNS / GROUP_SIZE * 2 if bits <= 8 else 0)
+        for format in sys.argv[1:] or FORMATS:
+            weight_bytes = sizes_of(format, ROWS).total
             copies = int(TOTAL_BYTES / weight_bytes) + 1
             shares = [[random_matrix(format, ROWS // threads) for _ in range(copies)] for _ in range(threads)]
             for tokens in TOKENS:
@@ -143,12 +170,13 @@ def main() -> None:
                 seconds = seconds_per_product(shares, product(format, x), rounds)
                 operations = 2 * tokens * ROWS * COLUMNS / seconds / 1e9
                 speed = weight_bytes / seconds / 1e9
-                of_peak = f"{operations / peak:8.0%}" if bits <= 8 else "       -"
+                of_peak = f"{operations / peak:8.0%}" if format in INTEGERS else "       -"
                 print(
                     f"{format:<8} {tokens:>6} {seconds * 1e3:>9.3f} {operations:>7.0f} {of_peak} "
                     f"{speed:>7.1f} {speed / read:>8.0%}"
                 )
-        print_attention(threads, peak, read)
+        if not sys.argv[1:]:
+            print_attention(threads, peak, read)
 
 
 if __name__ == "__main__":

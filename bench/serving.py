@@ -21,61 +21,30 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from itertools import pairwise
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from penjing.engine import MAX_STRETCH, Engine, Sampling
+from penjing.engine import MAX_STRETCH, Engine
 from penjing.models.embedded import SEEDLING_NAME
+from penjing.optimize.bench import Workload
+from penjing.optimize.bench.local import EngineTarget
+from penjing.optimize.bench.timeline import Stream, Timeline
 from penjing.optimize.reference import runnable
 
 EVENT, USAGE = b"data: {", re.compile(rb'"completion_tokens":(\d+)')
 
 
-@dataclass
-class Load:
-    """`streams` prompts at once; `arriving` is the length of prompts that come meanwhile, None for none."""
-
-    streams: int
-    prompt: int
-    output: int
-    arriving: int | None
-
-
-@dataclass
+@dataclass(frozen=True)
 class Round:
-    """Seconds at which tokens came, stream by stream, and waits of arriving prompts for their first token."""
+    """One round over HTTP, and processor time a token of the service's event loop and of this client."""
 
-    streams: list[list[float]]
-    num_tokens: int
-    arriving: list[float] = field(default_factory=list)
-    loop_microseconds: float = 0.0
-    client_microseconds: float = 0.0
-
-    @property
-    def span(self) -> tuple[float, float]:
-        """When all streams decode."""
-        begin, end = max(times[0] for times in self.streams), min(times[-1] for times in self.streams)
-        if begin >= end:
-            raise SystemExit("the first stream ended before the last began: ask for more --output")
-        return begin, end
-
-    @property
-    def rate(self) -> float:
-        """Tokens a second."""
-        begin, end = self.span
-        events = sum(begin < at <= end for times in self.streams for at in times)
-        return events * self.num_tokens / sum(map(len, self.streams)) / (end - begin)
-
-    @property
-    def gaps(self) -> list[float]:
-        """Seconds between tokens of a stream, while all streams decode."""
-        begin, end = self.span
-        return [b - a for times in self.streams for a, b in pairwise(times) if a >= begin and b <= end]
+    timeline: Timeline
+    loop_microseconds: float
+    client_microseconds: float
 
 
 class Answer(asyncio.Protocol):
@@ -107,13 +76,12 @@ class Answer(asyncio.Protocol):
             if not future.done():
                 future.set_result(None)
 
-    @property
-    def num_tokens(self) -> int:
-        """As the service counts them."""
+    def stream(self, prompt_tokens: int) -> Stream:
+        """When its text came; tokens as the service counts them, in an event of their own at the end."""
         found = USAGE.findall(self.body)
         if not self.body.startswith(b"HTTP/1.1 200") or not found:
             raise SystemExit(f"the service answers {bytes(self.body[-400:]).decode(errors='replace')}")
-        return int(found[-1])
+        return Stream(self.start, tuple(self.times[:-1]), prompt_tokens, int(found[-1]))
 
 
 class Service:
@@ -140,56 +108,27 @@ class Service:
         path = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/schedstat")
         return int(path.read_text().split()[0]) / 1e9 if path.exists() else float("nan")
 
-    async def run(self, load: Load, rng: np.random.Generator, vocabulary: int) -> Round:
+    async def run(self, load: Workload, rng: np.random.Generator, vocabulary: int) -> Round:
         """One round."""
         loop_before, client_before = self.loop_seconds(), time.process_time()
-        prompts = rng.integers(0, vocabulary, (load.streams, load.prompt)).tolist()
-        answers = await asyncio.gather(*(self.ask(prompt, load.output) for prompt in prompts))
-        arriving: list[float] = []
-        if load.arriving:
+        prompts = rng.integers(0, vocabulary, (load.streams, load.prompt_tokens)).tolist()
+        answers = await asyncio.gather(*(self.ask(prompt, load.output_tokens) for prompt in prompts))
+        arriving: list[Stream] = []
+        if load.arriving_tokens:
             await asyncio.gather(*(answer.first for answer in answers))
             while not any(answer.done.done() for answer in answers):
-                late = await self.ask(rng.integers(0, vocabulary, load.arriving).tolist(), 1)
+                late = await self.ask(rng.integers(0, vocabulary, load.arriving_tokens).tolist(), 1)
                 await late.done
                 if not any(answer.done.done() for answer in answers):
-                    arriving.append(late.times[0] - late.start)
+                    arriving.append(late.stream(load.arriving_tokens))
         await asyncio.gather(*(answer.done for answer in answers))
-        num_tokens = sum(answer.num_tokens for answer in answers)
-        per_token = 1e6 / num_tokens
+        streams = tuple(answer.stream(load.prompt_tokens) for answer in answers)
+        per_token = 1e6 / sum(stream.output_tokens for stream in streams)
         return Round(
-            [answer.times[:-1] for answer in answers],  # the last event is the usage
-            num_tokens,
-            arriving,
+            Timeline(streams, tuple(arriving) if load.arriving_tokens else None),
             (self.loop_seconds() - loop_before) * per_token,
             (time.process_time() - client_before) * per_token,
         )
-
-
-def run_engine(engine: Engine, load: Load, rng: np.random.Generator) -> Round:
-    """The same round without a service."""
-    vocabulary = engine.config.vocab_size
-    sampling = Sampling(max_tokens=load.output, ignore_eos=True)
-    prompts = rng.integers(0, vocabulary, (load.streams, load.prompt)).tolist()
-    times: dict[int, list[float]] = {engine.submit(prompt, sampling): [] for prompt in prompts}
-    arriving: list[float] = []
-    late: tuple[int, float] | None = None
-    ended = 0
-    while ended < load.streams:
-        events = engine.step()
-        now = time.perf_counter()
-        for event in events:
-            if event.sequence_id in times:
-                times[event.sequence_id].append(now)
-                ended += event.finish_reason is not None
-            elif late is not None:
-                arriving.append(now - late[1])
-                late = None
-        if load.arriving and late is None and not ended and all(times.values()):
-            prompt = rng.integers(0, vocabulary, load.arriving).tolist()
-            late = engine.submit(prompt, Sampling(max_tokens=1)), now
-    if late is not None:
-        engine.cancel(late[0])
-    return Round(list(times.values()), sum(map(len, times.values())), arriving)
 
 
 @contextmanager
@@ -231,11 +170,11 @@ def milliseconds(values: list[float], quantile: float) -> float:
     return 1e3 * float(np.quantile(values, quantile))
 
 
-def show(name: str, rounds: list[Round]) -> None:
+def show(name: str, rounds: list[Timeline]) -> None:
     """One line of the table."""
     gaps = [gap for measured in rounds for gap in measured.gaps]
-    waits = [wait for measured in rounds for wait in measured.arriving]
-    line = f"{name:8} {median(r.rate for r in rounds):8.1f} tokens/s   between tokens: median "
+    waits = [late.ttft for measured in rounds for late in measured.arriving or ()]
+    line = f"{name:8} {median(r.decode_rate for r in rounds):8.1f} tokens/s   between tokens: median "
     line += f"{milliseconds(gaps, 0.5):.1f} ms, p99 {milliseconds(gaps, 0.99):.1f} ms"
     line += f" ({milliseconds(gaps, 0.99) / milliseconds(gaps, 0.5):.2f} times)"
     if waits:
@@ -279,10 +218,15 @@ def main() -> None:
     parser.add_argument("--threads", type=int)
     parser.add_argument("--max-stretch", type=float, default=MAX_STRETCH)
     given = parser.parse_args()
-    load = Load(given.streams, given.prompt, given.output, given.arrivals)
+    load = Workload(
+        streams=given.streams,
+        prompt_tokens=given.prompt,
+        output_tokens=given.output,
+        arriving_tokens=given.arrivals,
+    )
     artifact = Path(runnable(given.model))
-    engine = Engine(artifact, threads=given.threads, max_stretch=given.max_stretch)
-    vocabulary = engine.config.vocab_size
+    engine = EngineTarget(Engine(artifact, threads=given.threads, max_stretch=given.max_stretch))
+    vocabulary = engine.engine.config.vocab_size
     with (
         with_tokenizer(artifact, vocabulary) as served,
         serving(served, given.threads, given.max_stretch) as service,
@@ -290,18 +234,22 @@ def main() -> None:
         if given.prefix:
             asyncio.run(show_prefix(service, given.prefix, given.rounds, vocabulary))
             return
-        alone, over_http = [], []
-        for number in range(given.rounds + 1):  # the first one does not count
-            rng = np.random.default_rng([number, time.time_ns()])
-            alone.append(run_engine(engine, load, rng))
-            over_http.append(asyncio.run(service.run(load, rng, vocabulary)))
-        show("engine", alone[1:])
-        show("HTTP", over_http[1:])
-        ratios = [b.rate / a.rate for a, b in zip(alone[1:], over_http[1:], strict=True)]
-        print(f"HTTP / engine: {median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})")
-        loop = median(measured.loop_microseconds for measured in over_http[1:])
-        client = median(measured.client_microseconds for measured in over_http[1:])
-        print(f"processor time a token: event loop {loop:.0f} us, client {client:.0f} us")
+        alone: list[Timeline] = []
+        over_http: list[Round] = []
+        for number in range(given.rounds + 1):
+            seed = time.time_ns()
+            alone.append(engine.run(load, seed))
+            over_http.append(asyncio.run(service.run(load, np.random.default_rng(seed), vocabulary)))
+            if number == 0:  # the first one does not count
+                alone.clear()
+                over_http.clear()
+    show("engine", alone)
+    show("HTTP", [measured.timeline for measured in over_http])
+    ratios = [b.timeline.decode_rate / a.decode_rate for a, b in zip(alone, over_http, strict=True)]
+    print(f"HTTP / engine: {median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})")
+    loop = median(measured.loop_microseconds for measured in over_http)
+    client = median(measured.client_microseconds for measured in over_http)
+    print(f"processor time a token: event loop {loop:.0f} us, client {client:.0f} us")
 
 
 if __name__ == "__main__":

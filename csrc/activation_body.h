@@ -2,6 +2,7 @@
 #pragma once
 #include "elementwise_body.h"
 #include "kernels.h"
+#include "levels.h"
 #include "vec.h"
 
 namespace penjing {
@@ -51,28 +52,44 @@ static void quantize_rows(const float* x, int64_t tokens, int64_t columns, int64
   }
 }
 
-// The value of one stored code, scale apart: docs/artifact.md, "Matrices: tile order".
+// One code of a plane whose tiles are `stride` bytes apart: docs/artifact.md, "Matrices: tile order".
 template <class Isa>
-static int32_t stored_code(const Matrix& w, Tier tier, int64_t tile, int64_t row, int64_t k) {
-  const int64_t padded = w.padded_columns();
-  if (w.format == Format::int8)
-    return w.codes[tile * kRowsPerTile * padded + 64 * (k / 4) + 4 * row + k % 4] - 128;
-  const int64_t byte = tile * kRowsPerTile / 2 * padded + 64 * (k / 8) + 4 * row + k % 4;
-  const int shift = k % 8 < 4 ? 0 : 4;
-  const int32_t base = (w.codes[byte] >> shift & 15) - 8;
-  if (w.format == Format::int4 || tier == Tier::fast) return base;
-  return 8 * base + (w.residual[byte] >> shift & 15) - 8;
+static int32_t plane_code(const uint8_t* plane, int64_t stride, int64_t bits, int64_t row, int64_t k) {
+  const int64_t columns = 32 / bits;  // of a line
+  const int64_t place = row / kRowsPerTile * stride + k / columns * 64 + row % kRowsPerTile * 4 + k % 4;
+  return plane[place] >> (k % columns / 4 * bits) & ((1 << bits) - 1);
+}
+
+// What one stored code stands for, in steps of the scale (of an eighth of it, for `best` of layered).
+template <class Isa>
+static float stored_level(const Matrix& w, Tier tier, int64_t row, int64_t k) {
+  const int64_t low = kLowBits[static_cast<int>(w.format)], high = kHighBits[static_cast<int>(w.format)];
+  int32_t code = plane_code<Isa>(w.codes, w.low_bytes(), low, row, k);
+  if (w.high) code += plane_code<Isa>(w.high, w.high_bytes(), high, row, k) << low;
+  switch (w.format) {
+    case Format::nf4: return kNf4Levels[code];
+    case Format::mxfp4: return kE2m1Levels[code];
+    case Format::fp8: return fp8_level(static_cast<uint8_t>(code));
+    case Format::table4: return w.table[code];
+    case Format::layered:
+      if (tier == Tier::fast) break;
+      return static_cast<float>(8 * code + plane_code<Isa>(w.residual, w.low_bytes(), low, row, k) - 72);
+    default: break;
+  }
+  if (!w.zeros) return static_cast<float>(code - (1 << (low + high - 1)));
+  const int64_t group = row / kRowsPerTile * w.groups() + k / w.group_size;
+  return static_cast<float>(code - w.zeros[group * kRowsPerTile + row % kRowsPerTile]);
 }
 
 template <class Isa>
-static void dequantize_integer_row(const Matrix& w, Tier tier, int64_t row, float* out) {
+static void dequantize_codes(const Matrix& w, Tier tier, int64_t row, float* out) {
   using One = Vec<Scalar>;
   const int64_t tile = row / kRowsPerTile, lane = row % kRowsPerTile;
   const float step = w.format == Format::layered && tier == Tier::best ? 0.125f : 1.0f;
   const uint16_t* scales = w.scales + tile * w.groups() * kRowsPerTile + lane;
   for (int64_t k = 0; k < w.columns; ++k) {
     const float scale = One::widen(Fp16{scales[k / w.group_size * kRowsPerTile]}) * step;
-    out[k] = scale * static_cast<float>(stored_code<Isa>(w, tier, tile, lane, k));
+    out[k] = scale * stored_level<Isa>(w, tier, row, k);
   }
 }
 
@@ -89,7 +106,7 @@ static void dequantize_row(const Matrix& w, Tier tier, int64_t row, float* out) 
     case Format::fp32: return widen_row<Isa, float>(w, row, out);
     case Format::fp16: return widen_row<Isa, Fp16>(w, row, out);
     case Format::bf16: return widen_row<Isa, Bf16>(w, row, out);
-    default: return dequantize_integer_row<Isa>(w, tier, row, out);
+    default: return dequantize_codes<Isa>(w, tier, row, out);
   }
 }
 

@@ -48,7 +48,7 @@ class Activations {
 
   // After `prepare`: room for one more matrix that they will enter.
   void also_for(int64_t tokens, const Matrix& matrix) {
-    if (matrix.group_size == 0) return;
+    if (!matrix.is_integer()) return;
     Quantized& quantized = quantized_[slot(matrix.group_size)];
     quantized.wanted = true;
     quantized.groups = matrix.groups();

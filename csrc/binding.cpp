@@ -26,13 +26,18 @@ using Table = nb::ndarray<T, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 template <class T>
 using Writable = nb::ndarray<T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
-constexpr const char* kFormatNames[] = {"fp32", "fp16", "bf16", "int8", "int4", "layered"};
-constexpr int64_t kFormatBits[] = {32, 16, 16, 8, 4, 4};  // of a weight in `codes`
+constexpr const char* kFormatNames[kFormats] = {"fp32", "fp16", "bf16", "int8", "int4",   "layered", "int2",
+                                                "int3", "int5", "int6", "table4", "nf4", "mxfp4", "fp8"};
 
 Format parse_format(const std::string& name) {
-  for (int i = 0; i < 6; ++i)
+  for (int i = 0; i < kFormats; ++i)
     if (name == kFormatNames[i]) return static_cast<Format>(i);
   throw std::invalid_argument("unknown matrix format '" + name + "'");
+}
+
+bool may_have_zeros(Format format) {
+  return format == Format::int8 || format == Format::int4 ||
+         (format >= Format::int2 && format <= Format::int6);
 }
 
 Tier parse_tier(const std::string& name) {
@@ -56,37 +61,44 @@ void expect_size(const char* part, size_t actual, int64_t expected) {
                                                       " are expected");
 }
 
+// A part as the view reads it; the array is kept. Complains unless it is there exactly where it is wanted.
+template <class T>
+const T* bind_part(const char* name, const std::optional<Flat<T>>& part, bool wanted, int64_t size, Flat<T>& kept) {
+  expect(part.has_value() == wanted,
+         std::string(name) + (wanted ? " is missing" : " does not belong to this format"));
+  if (!part) return nullptr;
+  expect_size(name, part->size(), size);
+  kept = *part;
+  return part->data();
+}
+
 BoundMatrix bind_matrix(const std::string& format_name, int64_t rows, int64_t columns, int64_t group_size,
-                        Flat<uint8_t> codes, std::optional<Flat<uint16_t>> scales,
-                        std::optional<Flat<uint8_t>> residual) {
+                        Flat<uint8_t> codes, const std::optional<Flat<uint16_t>>& scales,
+                        const std::optional<Flat<uint8_t>>& residual, const std::optional<Flat<uint8_t>>& high,
+                        const std::optional<Flat<uint8_t>>& zeros, const std::optional<Flat<int8_t>>& table) {
   const Format format = parse_format(format_name);
-  const bool grouped = format == Format::int8 || format == Format::int4 || format == Format::layered;
+  const bool grouped = format >= Format::int8;
   constexpr int64_t kLongest = int64_t{1} << 31;
   expect(rows > 0 && columns > 0 && rows <= kLongest && columns <= kLongest,
          "rows and columns must be positive");
   expect(grouped ? group_size == 32 || group_size == 64 || group_size == 128 : group_size == 0,
-         "group_size must be 32, 64 or 128 for integer formats, and 0 for floats");
-  expect(scales.has_value() == grouped, grouped ? "scales are missing" : "float formats have no scales");
-  expect(residual.has_value() == (format == Format::layered), "a residual plane belongs to layered matrices");
+         "group_size must be 32, 64 or 128 for codes, and 0 for floats");
 
   BoundMatrix bound{};
   bound.codes = codes;
-  bound.view = {format, rows, columns, group_size, codes.data(), nullptr, nullptr};
-  const Matrix& view = bound.view;
-  const int64_t bits = kFormatBits[static_cast<int>(format)];
-  const int64_t plane = view.row_tiles() * kRowsPerTile * view.padded_columns() * bits / 8;
-  expect_size("codes", codes.size(), plane);
-  expect(grouped || reinterpret_cast<uintptr_t>(codes.data()) % (bits / 8) == 0, "codes are not aligned");
-  if (scales) {
-    expect_size("scales", scales->size(), view.row_tiles() * view.groups() * kRowsPerTile);
-    bound.scales = *scales;
-    bound.view.scales = scales->data();
-  }
-  if (residual) {
-    expect_size("residual", residual->size(), plane);
-    bound.residual = *residual;
-    bound.view.residual = residual->data();
-  }
+  Matrix& view = bound.view;
+  view = {format, rows, columns, group_size, codes.data(), nullptr, nullptr, nullptr, nullptr, nullptr};
+  expect_size("codes", codes.size(), view.row_tiles() * view.low_bytes());
+  const int64_t element = kLowBits[static_cast<int>(format)] / 8;
+  expect(grouped || reinterpret_cast<uintptr_t>(codes.data()) % element == 0, "codes are not aligned");
+  const int64_t groups = view.row_tiles() * view.groups() * kRowsPerTile;
+  view.scales = bind_part("scales", scales, grouped, groups, bound.scales);
+  view.residual = bind_part("residual", residual, format == Format::layered,
+                            view.row_tiles() * view.low_bytes(), bound.residual);
+  view.high =
+      bind_part("high", high, view.high_bytes() != 0, view.row_tiles() * view.high_bytes(), bound.high);
+  view.zeros = bind_part("zeros", zeros, zeros && may_have_zeros(format), groups, bound.zeros);
+  view.table = bind_part("table", table, format == Format::table4, 16, bound.table);
   return bound;
 }
 
@@ -106,7 +118,7 @@ void linear_float(const BoundMatrix& matrix, Table<const float> x, const std::st
                   Table<float> out) {
   const Matrix& w = matrix.view;
   const Kernels& kernels = parse_isa(isa);
-  expect(w.group_size == 0, "an integer matrix takes quantized rows");
+  expect(!w.is_integer(), "an integer matrix takes quantized rows");
   expect_size("a row of x", x.shape(1), w.columns);
   expect_size("a row of out", out.shape(1), w.rows);
   expect_size("out", out.shape(0), static_cast<int64_t>(x.shape(0)));
@@ -123,7 +135,7 @@ void linear_int(const BoundMatrix& matrix, const std::string& tier_name, int64_t
   const Matrix& w = matrix.view;
   const Kernels& kernels = parse_isa(isa);
   const Tier tier = parse_tier(tier_name);
-  expect(w.group_size != 0, "a float matrix takes float32 rows");
+  expect(w.is_integer(), "a matrix of floats takes float32 rows");
   expect_size("codes", codes.size(), tokens * w.padded_columns());
   expect_size("scales", scales.size(), tokens * w.groups());
   expect_size("sums", sums.size(), tokens * w.groups());
@@ -173,16 +185,21 @@ NB_MODULE(_core, module) {
   nb::class_<BoundMatrix>(module, "Matrix")
       .def("__init__",
            [](BoundMatrix* self, const std::string& format, int64_t rows, int64_t columns, int64_t group_size,
-              Flat<uint8_t> codes, std::optional<Flat<uint16_t>> scales,
-              std::optional<Flat<uint8_t>> residual) {
-             new (self) BoundMatrix(bind_matrix(format, rows, columns, group_size, codes, scales, residual));
+              Flat<uint8_t> codes, const std::optional<Flat<uint16_t>>& scales,
+              const std::optional<Flat<uint8_t>>& residual, const std::optional<Flat<uint8_t>>& high,
+              const std::optional<Flat<uint8_t>>& zeros, const std::optional<Flat<int8_t>>& table) {
+             new (self) BoundMatrix(bind_matrix(format, rows, columns, group_size, codes, scales, residual, high,
+                                                zeros, table));
            },
            "format"_a, "rows"_a, "columns"_a, "group_size"_a, "codes"_a.noconvert(),
-           "scales"_a.noconvert().none() = nb::none(), "residual"_a.noconvert().none() = nb::none())
+           "scales"_a.noconvert().none() = nb::none(), "residual"_a.noconvert().none() = nb::none(),
+           "high"_a.noconvert().none() = nb::none(), "zeros"_a.noconvert().none() = nb::none(),
+           "table"_a.noconvert().none() = nb::none())
       .def_prop_ro("format", [](const BoundMatrix& m) { return kFormatNames[static_cast<int>(m.view.format)]; })
       .def_prop_ro("rows", [](const BoundMatrix& m) { return m.view.rows; })
       .def_prop_ro("columns", [](const BoundMatrix& m) { return m.view.columns; })
-      .def_prop_ro("group_size", [](const BoundMatrix& m) { return m.view.group_size; });
+      .def_prop_ro("group_size", [](const BoundMatrix& m) { return m.view.group_size; })
+      .def_prop_ro("is_integer", [](const BoundMatrix& m) { return m.view.is_integer(); });
   module.def("available_kernels", &kernel_names);
   module.def("linear_float", &linear_float, "matrix"_a, "x"_a.noconvert(), "isa"_a, "threads"_a,
              "out"_a.noconvert());

@@ -13,8 +13,9 @@ using Flat = nanobind::ndarray<const T, nanobind::ndim<1>, nanobind::c_contig, n
 // A weight matrix as Python hands it over: kernels.h's view, and the arrays that it points into.
 struct BoundMatrix {
   Matrix view;
-  Flat<uint8_t> codes, residual;
+  Flat<uint8_t> codes, residual, high, zeros;
   Flat<uint16_t> scales;
+  Flat<int8_t> table;
 };
 
 // Adds the model to the module (model_binding.cpp).

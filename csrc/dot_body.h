@@ -1,49 +1,10 @@
 // Exact integer dot products of stored codes and int8 activations over one group of columns.
 #pragma once
 #include "kernels.h"
+#include "packing.h"
 #include "vec.h"
 
 namespace penjing {
-
-constexpr int64_t kPrefetchBytes = 2048;  // ahead in each plane
-
-// How integer codes lie in memory: nibbles of one plane, whole bytes, or nibbles of two planes (8u + v).
-enum class Packing { nibbles, bytes, layers };
-
-constexpr int64_t code_bits(Packing packing) { return packing == Packing::bytes ? 8 : 4; }
-constexpr int32_t code_offset(Packing packing) {
-  return packing == Packing::nibbles ? 8 : packing == Packing::bytes ? 128 : 72;
-}
-
-// What a block of tiles reads: the first tile's planes, and the distance in bytes between tiles.
-struct TileCodes {
-  const uint8_t* base;
-  const uint8_t* residual;
-  int64_t stride;
-};
-
-// Two operands, of four columns each, from columns [k, k + 8) of one tile.
-template <class Isa, Packing kPacking>
-PENJING_INLINE void load_operands(const uint8_t* base, const uint8_t* residual, int64_t k,
-                                  typename Vec<Isa>::Codes& first, typename Vec<Isa>::Codes& second) {
-  using V = Vec<Isa>;
-  const uint8_t* place = base + k * code_bits(kPacking) * 2;
-  __builtin_prefetch(place + kPrefetchBytes);
-  if constexpr (kPacking == Packing::bytes) {
-    __builtin_prefetch(place + kPrefetchBytes + 64);
-    first = V::load_codes(place);
-    second = V::load_codes(place + 64);
-  } else if constexpr (kPacking == Packing::nibbles) {
-    const auto plane = V::load_codes(place);
-    first = V::low_nibbles(plane);
-    second = V::high_nibbles(plane);
-  } else {
-    __builtin_prefetch(residual + k * 8 + kPrefetchBytes);
-    const auto plane = V::load_codes(place), fine = V::load_codes(residual + k * 8);
-    first = V::low_layers(plane, fine);
-    second = V::high_layers(plane, fine);
-  }
-}
 
 // Four columns of all tokens, which lie side by side at x.
 template <class Isa, int kTiles, int kTokens>
@@ -62,6 +23,21 @@ PENJING_INLINE void dot_tokens(const typename Vec<Isa>::Codes (&codes)[kTiles], 
   }
 }
 
+// Eight columns of all tiles and tokens, from column k + 8 kPair on; sums of every second operand go to `other`.
+template <class Isa, Packing kPacking, int kPair, int kTiles, int kTokens>
+PENJING_INLINE void dot_eight(const TileCodes& w, const int8_t* x, int64_t width, int64_t k,
+                              typename Vec<Isa>::Ints (&acc)[kTiles][kTokens],
+                              typename Vec<Isa>::Ints (&other)[kTiles][kTokens]) {
+  const int8_t *even = x + (k + 8 * kPair) * width, *odd = even + 4 * width;
+  typename Vec<Isa>::Codes left[kTiles], right[kTiles];
+#pragma GCC unroll 8
+  for (int tile = 0; tile < kTiles; ++tile)
+    load_operands<Isa, kPacking, kPair>(w.base + tile * w.stride, w.second + tile * w.second_stride, k, w.table,
+                                        left[tile], right[tile]);
+  dot_tokens<Isa, kTiles, kTokens>(left, even, acc);
+  dot_tokens<Isa, kTiles, kTokens>(right, odd, other);
+}
+
 // acc[tile][token] += unsigned codes . activations over columns [first, last), with a dot product of bytes.
 // x: the block's codes from its first token in question on; `width` tokens of it lie side by side. A small
 // patch would wait for each dot product before the next: it sums every second one apart.
@@ -70,29 +46,42 @@ PENJING_INLINE void dot_group_wide(const TileCodes& w, const int8_t* x, int64_t 
                                    int64_t last, typename Vec<Isa>::Ints (&acc)[kTiles][kTokens]) {
   using V = Vec<Isa>;
   constexpr bool kApart = kTiles * kTokens <= 6;
-  typename V::Ints other[kTiles][kTokens];
+  typename V::Ints apart[kTiles][kTokens];
 #pragma GCC unroll 8
   for (int tile = 0; tile < kTiles && kApart; ++tile)
 #pragma GCC unroll 16
-    for (int token = 0; token < kTokens; ++token) other[tile][token] = V::set1(int32_t{0});
-  for (int64_t k = first; k < last; k += 8) {
-    const int8_t *even = x + k * width, *odd = even + 4 * width;
-    typename V::Codes left[kTiles], right[kTiles];
-#pragma GCC unroll 8
-    for (int tile = 0; tile < kTiles; ++tile)
-      load_operands<Isa, kPacking>(w.base + tile * w.stride, w.residual + tile * w.stride, k, left[tile],
-                                   right[tile]);
-    dot_tokens<Isa, kTiles, kTokens>(left, even, acc);
-    if constexpr (kApart)
-      dot_tokens<Isa, kTiles, kTokens>(right, odd, other);
-    else
-      dot_tokens<Isa, kTiles, kTokens>(right, odd, acc);
+    for (int token = 0; token < kTokens; ++token) apart[tile][token] = V::set1(int32_t{0});
+  auto& other = kApart ? apart : acc;
+  for (int64_t k = first; k < last; k += is_plain(kPacking) ? 8 : 32) {
+    dot_eight<Isa, kPacking, 0>(w, x, width, k, acc, other);
+    if constexpr (!is_plain(kPacking)) {
+      dot_eight<Isa, kPacking, 1>(w, x, width, k, acc, other);
+      dot_eight<Isa, kPacking, 2>(w, x, width, k, acc, other);
+      dot_eight<Isa, kPacking, 3>(w, x, width, k, acc, other);
+    }
   }
 #pragma GCC unroll 8
   for (int tile = 0; tile < kTiles && kApart; ++tile)
 #pragma GCC unroll 16
     for (int token = 0; token < kTokens; ++token)
-      acc[tile][token] = V::add(acc[tile][token], other[tile][token]);
+      acc[tile][token] = V::add(acc[tile][token], apart[tile][token]);
+}
+
+// Quad kQuad of the 32 columns from k on, and those after it, in sums of 16 bits.
+template <class Isa, Packing kPacking, int kQuad, int kTokens>
+PENJING_INLINE void dot_quads(const TileCodes& w, const int8_t* x, int64_t width, int64_t k,
+                              typename Vec<Isa>::Words (&low)[kTokens],
+                              typename Vec<Isa>::Words (&high)[kTokens]) {
+  using V = Vec<Isa>;
+  typename V::Codes low_codes, high_codes;
+  load_nibbles<Isa, kPacking, kQuad>(w, k, low_codes, high_codes);
+#pragma GCC unroll 16
+  for (int token = 0; token < kTokens; ++token) {
+    const auto quad = V::load_quad(x + (k + 4 * kQuad) * width + 4 * token);
+    low[token] = V::dot_pairs(low[token], low_codes, quad);
+    if constexpr (is_wide(kPacking)) high[token] = V::dot_pairs(high[token], high_codes, quad);
+  }
+  if constexpr (kQuad < 7) dot_quads<Isa, kPacking, kQuad + 1>(w, x, width, k, low, high);
 }
 
 // The same in nibbles: codes of more than four bits are a high and a low nibble, whose dot products are added.
@@ -101,37 +90,14 @@ template <class Isa, Packing kPacking, int kTokens>
 PENJING_INLINE void dot_group_nibbles(const TileCodes& w, const int8_t* x, int64_t width, int64_t first,
                                       int64_t last, typename Vec<Isa>::Ints (&acc)[1][kTokens]) {
   using V = Vec<Isa>;
-  constexpr int kHighShift = kPacking == Packing::bytes ? 4 : 3;
-  for (int64_t start = first; start < last; start += 32) {
+  for (int64_t k = first; k < last; k += 32) {
     typename V::Words low[kTokens], high[kTokens];
     for (int token = 0; token < kTokens; ++token) low[token] = high[token] = V::zero_words();
-    for (int64_t k = start; k < start + 32; k += 4) {
-      // Eight columns share the bytes of a nibble plane: the first four are in its low nibbles.
-      const bool second = kPacking != Packing::bytes && k % 8 == 4;
-      const int64_t place = kPacking == Packing::bytes ? k * 16 : k / 8 * 64;
-      const auto codes = V::load_codes(w.base + place);
-      typename V::Codes low_codes, high_codes{};
-      if constexpr (kPacking == Packing::nibbles) {
-        low_codes = second ? V::high_nibbles(codes) : V::low_nibbles(codes);
-      } else if constexpr (kPacking == Packing::bytes) {
-        low_codes = V::low_nibbles(codes);
-        high_codes = V::high_nibbles(codes);
-      } else {
-        const auto fine = V::load_codes(w.residual + place);
-        low_codes = second ? V::high_nibbles(fine) : V::low_nibbles(fine);
-        high_codes = second ? V::high_nibbles(codes) : V::low_nibbles(codes);
-      }
-#pragma GCC unroll 16
-      for (int token = 0; token < kTokens; ++token) {
-        const auto quad = V::load_quad(x + k * width + 4 * token);
-        low[token] = V::dot_pairs(low[token], low_codes, quad);
-        if constexpr (kPacking != Packing::nibbles) high[token] = V::dot_pairs(high[token], high_codes, quad);
-      }
-    }
+    dot_quads<Isa, kPacking, 0>(w, x, width, k, low, high);
     for (int token = 0; token < kTokens; ++token) {
       acc[0][token] = V::add(acc[0][token], V::add_pairs(low[token]));
-      if constexpr (kPacking != Packing::nibbles) {
-        const auto sum = V::template shift_left<kHighShift>(V::add_pairs(high[token]));
+      if constexpr (is_wide(kPacking)) {
+        const auto sum = V::template shift_left<high_shift(kPacking)>(V::add_pairs(high[token]));
         acc[0][token] = V::add(acc[0][token], sum);
       }
     }

@@ -5,7 +5,8 @@
 #include "elementwise_body.h"
 #include "kernels.h"
 #include "kv_write_body.h"
-#include "linear_body.h"
+#include "linear_float_body.h"
+#include "linear_int_body.h"
 #include "sampling_body.h"
 
 namespace penjing {

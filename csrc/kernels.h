@@ -16,7 +16,13 @@ constexpr int64_t kSpanTokens = 256;    // attention is computed in spans of thi
 constexpr int64_t kLogitsPerRun = 64;   // logits whose maximum is noted when a row is scanned
 constexpr int64_t kMostHeadDim = 1024;  // kernels keep vectors on the stack
 
-enum class Format : int32_t { fp32 = 0, fp16 = 1, bf16 = 2, int8 = 3, int4 = 4, layered = 5 };
+enum class Format : int32_t {
+  fp32, fp16, bf16, int8, int4, layered, int2, int3, int5, int6, table4, nf4, mxfp4, fp8
+};
+constexpr int kFormats = 14;
+// Bits of a weight in `codes`, and in `high`.
+constexpr int64_t kLowBits[kFormats] = {32, 16, 16, 8, 4, 4, 2, 2, 4, 4, 4, 4, 4, 8};
+constexpr int64_t kHighBits[kFormats] = {0, 0, 0, 0, 0, 0, 0, 1, 1, 2, 0, 0, 0, 0};
 enum class Tier : int32_t { fast = 0, best = 1 };
 
 // A weight matrix [rows, columns] in tile order (docs/artifact.md); pointers into a mapped file.
@@ -24,9 +30,12 @@ struct Matrix {
   Format format;
   int64_t rows, columns;         // as the model has them
   int64_t group_size;            // 32, 64 or 128; 0 for fp32, fp16, bf16
-  const uint8_t* codes;          // int8, int4, layered: base codes; fp32, fp16, bf16: the elements
+  const uint8_t* codes;          // the codes or their low bits; layered: base codes; fp32, fp16, bf16: elements
   const uint16_t* scales;        // fp16 bits [row tiles][groups][16]; null for fp32, fp16, bf16
   const uint8_t* residual;       // layered: the residual plane; else null
+  const uint8_t* high;           // int3, int5, int6: the plane of the high bits; else null
+  const uint8_t* zeros;          // zero points [row tiles][groups][16], or null
+  const int8_t* table;           // table4: its 16 levels; else null
   // Always inlined, because files compiled for different instruction sets include this.
   [[gnu::always_inline]] int64_t row_tiles() const { return (rows + kRowsPerTile - 1) / kRowsPerTile; }
   [[gnu::always_inline]] int64_t groups() const {
@@ -35,6 +44,15 @@ struct Matrix {
   [[gnu::always_inline]] int64_t padded_columns() const {
     return group_size ? groups() * group_size : columns;
   }
+  // Of a row tile in `codes` and in `high`.
+  [[gnu::always_inline]] int64_t low_bytes() const {
+    return kRowsPerTile * padded_columns() * kLowBits[static_cast<int>(format)] / 8;
+  }
+  [[gnu::always_inline]] int64_t high_bytes() const {
+    return kRowsPerTile * padded_columns() * kHighBits[static_cast<int>(format)] / 8;
+  }
+  // Whether it multiplies quantized rows; any other takes rows of floats.
+  [[gnu::always_inline]] bool is_integer() const { return group_size != 0 && format < Format::nf4; }
 };
 
 // Rows of activations are cut into the fewest blocks of at most kBlockTokens, as equal as they can be.
@@ -125,12 +143,14 @@ struct Kernels {
 
   // out[t][row] for rows of tiles [first_tile, last_tile), integer formats. Per element, groups ascending:
   //   acc = sum over the group of (unsigned code - offset) * activation code      (int32, exact)
+  //   where the offset is the group's zero point, if there are any; table4 looks codes up: level * activation
   //   sum = fma(float(acc), weight_scale * activation_scale, sum)                 (float32, starting at 0)
   // `best` on a layered matrix uses codes 8q + r and weight_scale = s * 0.125f.
   void (*linear_int)(const Matrix& w, Tier tier, const QuantizedRows& a, int64_t tokens,
                      int64_t first_tile, int64_t last_tile, float* out, int64_t out_stride);
 
-  // The same for fp32, fp16 and bf16 weights with float32 activations: sum = fma(w[k], x[k], sum), k ascending.
+  // The same for the other formats, with float32 activations: sum = fma(w[k], x[k], sum), k ascending, where
+  // w[k] of nf4, mxfp4 and fp8 is level * scale, rounded to float32.
   void (*linear_float)(const Matrix& w, const float* x, int64_t tokens, int64_t x_stride,
                        int64_t first_tile, int64_t last_tile, float* out, int64_t out_stride);
 

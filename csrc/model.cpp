@@ -19,8 +19,6 @@ namespace {
 constexpr int64_t kLine = 64;
 constexpr int64_t kHugePage = 2 << 20;
 
-int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
-
 // Pages of a long context are scattered over more memory than translation caches cover in small pages: worth a
 // tenth of the time of attention. The system may decline.
 void ask_for_huge_pages(uint8_t* begin, int64_t bytes) {

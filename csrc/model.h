@@ -13,11 +13,15 @@
 #include <vector>
 
 #include "activations.h"
-#include "experts.h"
 #include "kernels.h"
+#include "routing.h"
 #include "threads.h"
 
 namespace penjing {
+
+inline int64_t round_up(int64_t value, int64_t multiple) {
+  return (value + multiple - 1) / multiple * multiple;
+}
 
 // How positions turn the first elements of a head, two for each frequency; the others stay.
 struct Rotation {

@@ -7,8 +7,6 @@
 namespace penjing {
 namespace {
 
-int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
-
 }  // namespace
 
 void Model::gather_rows(const std::vector<StepSequence>& sequences) {

@@ -9,13 +9,14 @@
 // Vec<Isa> has, all static:
 //   Floats, Ints                       the two vector types
 //   set1(float|int32), load(const T*), load_partial(const T*, n)   T: float, Fp16, Bf16, int8_t -> Floats
-//   load_ints(const int32_t*)          -> Ints
+//   load_ints(const int32_t*|const uint8_t*)   -> Ints
 //   store(float*|Bf16*, Floats), store(int8_t*|int32_t*, Ints), store_partial(T*, v, n)
 //   add, sub, mul (Floats or Ints), div, fma(a, b, c) = a * b + c, min, max (a < b ? a : b, a > b ? a : b)
 //   abs, select_less(a, b, x, y) = a < b ? x : y
 //   to_float(Ints), to_ints(Floats)    nearest, ties to even; |x| < 2^22, anything else gives any integer
 //   bits(Floats) -> Ints, from_bits(Ints) -> Floats
 //   shift_left<n>, shift_right<n>      of Ints, arithmetic
+//   bit_and(Ints, Ints); lookup(const float* table, Ints)      table[lowest four bits of each lane]
 //   sum, max_lane (Floats or Ints)     lanes i and i + 8, then i + 4, i + 2, i + 1
 // for attention, 64 bytes and four that all lanes share, one side signed and the other not; exact:
 //   Bytes, load_bytes(const void*); SignedQuad, load_signed_quad(p); UnsignedQuad, load_unsigned_quad(p)
@@ -23,8 +24,11 @@
 //             acc[lane] += sum over j < 4 of bytes[4 lane + j] * quad[j]
 //   store_digits(high, low, a, b, c, d), place_of_quad(i): 64 codes 0 .. 65535 to 64 high and 64 low bytes;
 //             quad i, which is codes 4 i .. 4 i + 3, begins at byte 4 place_of_quad(i)
-// and for linear_body.h alone, weight codes of sixteen rows by four columns, and four activations:
+// and for dot_body.h alone, weight codes of sixteen rows by four columns, and four activations:
 //   Codes, Quad, load_codes, load_quad, low_nibbles, high_nibbles
+//   field<n, mask>(codes)              bits of each byte shifted right by n (left by -n), and masked
+//   join(codes, codes)                 bits of either
+//   lookup(codes below 16, const int8_t* table)                table[code] + 128
 //   kWideDot: low_layers, high_layers (8u + v of two planes' nibbles) and
 //             dot(acc, codes, x): acc[row] += sum over j < 4 of codes[4 row + j] * x[j],
 //             and dot_at(acc, codes, const int8_t* x), for a quad that is used once

@@ -32,6 +32,10 @@ struct Vec<Avx2> : PartialAccess<Avx2> {
     return to_float({_mm256_cvtepi8_epi32(x), _mm256_cvtepi8_epi32(_mm_srli_si128(x, 8))});
   }
   PENJING_INLINE Ints load_ints(const int32_t* p) { return {load_256(p), load_256(p + 8)}; }
+  PENJING_INLINE Ints load_ints(const uint8_t* p) {
+    const __m128i x = load_128(p);
+    return {_mm256_cvtepu8_epi32(x), _mm256_cvtepu8_epi32(_mm_srli_si128(x, 8))};
+  }
   PENJING_INLINE void store(float* p, Floats v) {
     _mm256_storeu_ps(p, v.low);
     _mm256_storeu_ps(p + 8, v.high);
@@ -121,6 +125,18 @@ struct Vec<Avx2> : PartialAccess<Avx2> {
   PENJING_INLINE Ints shift_right(Ints a) {
     return {_mm256_srai_epi32(a.low, kBits), _mm256_srai_epi32(a.high, kBits)};
   }
+  PENJING_INLINE Ints bit_and(Ints a, Ints b) {
+    return {_mm256_and_si256(a.low, b.low), _mm256_and_si256(a.high, b.high)};
+  }
+  // Permutations read three bits of an index; the fourth, shifted to the sign, chooses the half of the table.
+  PENJING_INLINE __m256 lookup_8(const float* table, __m256i indices) {
+    const __m256 low = _mm256_permutevar8x32_ps(_mm256_loadu_ps(table), indices);
+    const __m256 high = _mm256_permutevar8x32_ps(_mm256_loadu_ps(table + 8), indices);
+    return _mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32(indices, 28)));
+  }
+  PENJING_INLINE Floats lookup(const float* table, Ints indices) {
+    return {lookup_8(table, indices.low), lookup_8(table, indices.high)};
+  }
 
   // Eight lanes to one, in the order of the class comment.
   PENJING_INLINE float sum_8(__m256 a) {
@@ -164,8 +180,25 @@ struct Vec<Avx2> : PartialAccess<Avx2> {
     return {mask(_mm256_srli_epi16(a.low, 4), 15), mask(_mm256_srli_epi16(a.high, 4), 15)};
   }
 
+  template <int kShift>
+  PENJING_INLINE __m256i shift_words(__m256i a) {
+    return kShift < 0 ? _mm256_slli_epi16(a, -kShift & 7) : _mm256_srli_epi16(a, kShift & 7);
+  }
+  template <int kShift, int kMask>
+  PENJING_INLINE Codes field(Codes a) {
+    return {mask(shift_words<kShift>(a.low), kMask), mask(shift_words<kShift>(a.high), kMask)};
+  }
+  PENJING_INLINE Codes join(Codes a, Codes b) {
+    return {_mm256_or_si256(a.low, b.low), _mm256_or_si256(a.high, b.high)};
+  }
+  PENJING_INLINE Codes lookup(Codes nibbles, const int8_t* table) {
+    const __m256i levels =
+        _mm256_xor_si256(_mm256_broadcastsi128_si256(load_128(table)), _mm256_set1_epi8(-128));
+    return {_mm256_shuffle_epi8(levels, nibbles.low), _mm256_shuffle_epi8(levels, nibbles.high)};
+  }
+
   // Without a dot product instruction, vpmaddubsw adds two byte products in 16 bits. With nibbles that is at
-  // most 2 x 15 x 127, so that eight of them fit (30,480); wider codes would saturate, and linear_body.h runs
+  // most 2 x 15 x 127, so that eight of them fit (30,480); wider codes would saturate, and dot_body.h runs
   // them as two nibble dot products.
   static constexpr bool kWideDot = false;
   struct Words {

@@ -24,6 +24,7 @@ struct Vec<Avx512> : PartialAccess<Avx512> {
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(Half::load_128(p)));
   }
   PENJING_INLINE Ints load_ints(const int32_t* p) { return _mm512_loadu_si512(p); }
+  PENJING_INLINE Ints load_ints(const uint8_t* p) { return _mm512_cvtepu8_epi32(Half::load_128(p)); }
   PENJING_INLINE void store(float* p, Floats v) { _mm512_storeu_ps(p, v); }
   PENJING_INLINE void store(int32_t* p, Ints v) { _mm512_storeu_si512(p, v); }
   PENJING_INLINE void store(int8_t* p, Ints v) {
@@ -68,6 +69,10 @@ struct Vec<Avx512> : PartialAccess<Avx512> {
   PENJING_INLINE Ints shift_right(Ints a) {
     return _mm512_srai_epi32(a, kBits);
   }
+  PENJING_INLINE Ints bit_and(Ints a, Ints b) { return _mm512_and_si512(a, b); }
+  PENJING_INLINE Floats lookup(const float* table, Ints indices) {
+    return _mm512_permutexvar_ps(indices, load(table));
+  }
 
   PENJING_INLINE __m256 low_half(Floats a) { return _mm512_castps512_ps256(a); }
   PENJING_INLINE __m256 high_half(Floats a) { return _mm512_extractf32x8_ps(a, 1); }
@@ -88,6 +93,15 @@ struct Vec<Avx512> : PartialAccess<Avx512> {
   }
   PENJING_INLINE Codes high_layers(Codes base, Codes residual) {
     return _mm512_add_epi8(mask(_mm512_srli_epi16(base, 1), 0x78), mask(_mm512_srli_epi16(residual, 4), 15));
+  }
+  template <int kShift, int kMask>
+  PENJING_INLINE Codes field(Codes a) {
+    return mask(kShift < 0 ? _mm512_slli_epi16(a, -kShift & 7) : _mm512_srli_epi16(a, kShift & 7), kMask);
+  }
+  PENJING_INLINE Codes join(Codes a, Codes b) { return _mm512_or_si512(a, b); }
+  PENJING_INLINE Codes lookup(Codes nibbles, const int8_t* table) {
+    const __m512i levels = _mm512_broadcast_i32x4(Half::load_128(table));
+    return _mm512_shuffle_epi8(_mm512_xor_si512(levels, _mm512_set1_epi8(-128)), nibbles);
   }
   PENJING_INLINE Quad load_quad(const int8_t* p) {
     int32_t quad;

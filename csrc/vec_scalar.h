@@ -64,7 +64,8 @@ struct Vec<Scalar> : PartialAccess<Scalar> {
   PENJING_INLINE Floats load(const T* p) {
     return floats([&](int64_t i) { return widen(p[i]); });
   }
-  PENJING_INLINE Ints load_ints(const int32_t* p) {
+  template <class T>
+  PENJING_INLINE Ints load_ints(const T* p) {
     return ints([&](int64_t i) { return p[i]; });
   }
   PENJING_INLINE void store(float* p, Floats v) {
@@ -144,6 +145,12 @@ struct Vec<Scalar> : PartialAccess<Scalar> {
   PENJING_INLINE Ints shift_right(Ints a) {
     return ints([&](int64_t i) { return a.lane[i] >> kBits; });
   }
+  PENJING_INLINE Ints bit_and(Ints a, Ints b) {
+    return ints([&](int64_t i) { return a.lane[i] & b.lane[i]; });
+  }
+  PENJING_INLINE Floats lookup(const float* table, Ints indices) {
+    return floats([&](int64_t i) { return table[indices.lane[i] & 15]; });
+  }
 
   PENJING_INLINE float sum(Floats a) {
     for (int64_t width = kLanes / 2; width > 0; width /= 2)
@@ -192,6 +199,16 @@ struct Vec<Scalar> : PartialAccess<Scalar> {
   }
   PENJING_INLINE Codes high_nibbles(Codes a) {
     return each([&](int i) { return a.byte[i] >> 4; });
+  }
+  template <int kShift, int kMask>
+  PENJING_INLINE Codes field(Codes a) {
+    return each([&](int i) { return (kShift < 0 ? a.byte[i] << (-kShift & 7) : a.byte[i] >> (kShift & 7)) & kMask; });
+  }
+  PENJING_INLINE Codes join(Codes a, Codes b) {
+    return each([&](int i) { return a.byte[i] | b.byte[i]; });
+  }
+  PENJING_INLINE Codes lookup(Codes nibbles, const int8_t* table) {
+    return each([&](int i) { return table[nibbles.byte[i] & 15] + 128; });
   }
   // 8u + v for the low, or the high, nibbles of two planes.
   PENJING_INLINE Codes low_layers(Codes base, Codes residual) {

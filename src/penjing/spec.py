@@ -141,17 +141,23 @@ class Recipe(Spec):
     seed: int = Field(default=0, ge=0, lt=2**63)
 
 
-def preset(name: WeightFormatName, group_size: GroupSize = 64, method: MethodName = "search") -> Recipe:
-    """The recipe behind `penjing quantize --format NAME`.
+def preset(
+    name: WeightFormatName,
+    group_size: GroupSize = 64,
+    asymmetric: bool = False,
+    method: MethodName = "search",
+) -> Recipe:
+    """The recipe behind `penjing quantize --format NAME`; `asymmetric`: zero points in the blocks' matrices.
 
     `keep` changes nothing: weights in their own dtype and an fp32 KV cache, the reference everything is
     measured against. Otherwise the embedding and head, which carry most of the damage at 4 bits and little
-    of the size in large models, stay at 8 bits.
+    of the size in large models, stay at 8 bits. Raises SpecError for a format that cannot have zero points.
     """
     if name == "keep":
         keep = WeightFormat(name="keep")
         return Recipe(steps=(QuantizeStep(weights=keep, embedding=keep, kv="fp32"),))
-    weights = WeightFormat(name=name, group_size=group_size)
+    wanted = {"name": name, "group_size": group_size, "asymmetric": asymmetric}
+    weights = validate(WeightFormat, wanted, "format")
     embedding = WeightFormat(name="int8", group_size=group_size)
     return Recipe(steps=(QuantizeStep(weights=weights, embedding=embedding, method=method),))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from checkpoints import GEMMA3, PHI3, QWEN3_MOE, write_checkpoint
 from running import Outcome, Run
+from safetensors.numpy import load_file, save_file
 from text_samples import byte_level
 
 import penjing
@@ -67,6 +69,30 @@ def test_recipe_file_is_the_same_as_the_option(run: Run, checkpoint: Path, tmp_p
     one = document(run("quantize", checkpoint, "-o", tmp_path / "one", "--recipe", recipe, "--json"))
     two = document(run("quantize", checkpoint, "-o", tmp_path / "two", "--group-size", 32, "--json"))
     assert one["hash"] == two["hash"]
+
+
+@pytest.mark.parametrize("format", ["int2", "int6", "table4", "nf4", "mxfp4", "fp8"])
+def test_other_formats_are_written_and_run(
+    run: Run, checkpoint: Path, text: Path, tmp_path: Path, format: str
+) -> None:
+    asymmetric = ["--asymmetric"] if format == "int6" else []
+    assert run("quantize", checkpoint, "-o", tmp_path / "tray", "--format", format, *asymmetric).code == 0
+    assert "every byte is as written" in run("verify", tmp_path / "tray").out
+    found = document(run("evaluate", tmp_path / "tray", "--data", text, "--json"))
+    assert found["candidate"]["perplexity"] > 1
+
+
+def test_groups_too_small_for_their_scale_are_counted(run: Run, checkpoint: Path, tmp_path: Path) -> None:
+    source = tmp_path / "model"
+    shutil.copytree(checkpoint, source)
+    tensors = load_file(source / "model.safetensors")
+    name = next(name for name in tensors if name.endswith("0.mlp.up_proj.weight"))
+    tensors[name][5:7] = 1e-23
+    save_file(tensors, source / "model.safetensors")
+    done = run("quantize", source, "-o", tmp_path / "tray", "--group-size", 128)
+    assert done.code == 0
+    assert done.err.count("groups of") == 1
+    assert "2 groups of blocks.0.up are below float16's smallest scale: stored within 3e-08" in done.err
 
 
 def test_optimize_verify_and_measure_again(run: Run, checkpoint: Path, text: Path, tmp_path: Path) -> None:

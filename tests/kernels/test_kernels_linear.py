@@ -6,14 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tile_matrices import FORMATS, INTEGER_FORMATS, random_matrix, random_rows
+from tile_matrices import FORMATS, INTEGER_FORMATS, both, random_matrix, random_rows
 
-from penjing.kernels import (
-    Matrix,
-    linear,
-    linear_quantized,
-    quantize_rows,
-)
+from penjing.kernels import linear, linear_quantized, quantize_rows
 from penjing.kernels import reference as oracle
 
 relaxed = settings(
@@ -83,22 +78,42 @@ def test_threads_and_panels_do_not_show(isa, format):
 @pytest.mark.parametrize("extremes", [(0, -127), (0, 127), (255, -127), (255, 127)])
 def test_accumulators_hold_the_largest_codes(isa, format, group_size, tier, extremes):
     """Where 16-bit sums of byte products would saturate; unit scales show the integers themselves."""
-    code, activation = extremes
-    rows, columns = 16, 2 * group_size
-    ones = np.full(2 * 16, np.float16(1)).view(np.uint16)
-    plane = np.full(rows * columns * (8 if format == "int8" else 4) // 8, code, np.uint8)
-    residual = plane.copy() if format == "layered" else None
-    fields = (format, rows, columns, group_size, plane, ones, residual)
+    fill, activation = extremes
+    rows, columns, name = 16, 2 * group_size, format.rstrip("+")
+    low, high = (np.full(rows * columns * bits // 8, fill, np.uint8) for bits in oracle.PLANES[name])
+    ones, bits = np.full(2 * 16, np.float16(1)).view(np.uint16), sum(oracle.PLANES[name])
+    zeros = np.full(2 * 16, 0 if fill else 2**bits - 1, np.uint8) if format.endswith("+") else None
+    table = np.full(16, 127 if fill else -128, np.int8) if name == "table4" else None
+    residual = low.copy() if name == "layered" else None
+    matrix, stated = both(
+        name, rows, columns, group_size, low, ones, residual, high if high.size else None, zeros, table
+    )
     codes = np.full((1, columns), activation, np.int8)
     sums = np.full((1, 2), group_size * activation, np.int32)
     quantized = oracle.pack_rows(oracle.QuantizedRows(codes, np.ones((1, 2), np.float32), sums))
-    low, high = {"int8": (-128, 127), "int4": (-8, 7), "layered": (-72, 63)}[format]
+    steps = {"table4": (-128, 127), "layered": (-72, 63)}.get(name, (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1))
+    if format.endswith("+"):
+        steps = (1 - 2**bits, 2**bits - 1)
     if format == "layered" and tier == "fast":
-        low, high = -8, 7
+        steps = (-8, 7)
     step = 0.125 if format == "layered" and tier == "best" else 1.0
-    expected = activation * columns * (high if code else low) * step
-    out = linear_quantized(Matrix(*fields), quantized, tier, isa)
+    expected = activation * columns * steps[1 if fill else 0] * step
+    out = linear_quantized(matrix, quantized, tier, isa)
     np.testing.assert_array_equal(out, np.full((1, rows), expected, np.float32))
+    np.testing.assert_array_equal(
+        oracle.dequantize(stated, tier), np.full((rows, columns), expected / activation / columns)
+    )
+
+
+@pytest.mark.parametrize("format", [*INTEGER_FORMATS, *oracle.FLOAT_CODES])
+def test_what_is_not_finite_reaches_its_token_alone(isa, format):
+    matrix, stated = random_matrix(format, 40, 100, 32, 11)
+    x = random_rows(3, 100, 11)
+    x[1, 70] = np.nan
+    expected = oracle.linear(stated, x)
+    assert np.isnan(expected[1]).all()
+    assert np.isfinite(expected[[0, 2]]).all()
+    np.testing.assert_array_equal(linear(matrix, x, "best", isa), expected)
 
 
 def test_wrong_shapes_are_refused(isa):

@@ -12,12 +12,13 @@ from penjing import kernels
 from penjing.kernels import Matrix, available_isas, default_isa, linear
 
 CODES, SCALES = np.zeros(16 * 64 // 2, np.uint8), np.zeros(2 * 16, np.uint16)
+ZEROS, TABLE = np.zeros(2 * 16, np.uint8), np.zeros(16, np.int8)
 
 
 @pytest.mark.parametrize(
     ("fields", "complaint"),
     [
-        (("int3", 16, 64, 32, CODES, SCALES, None), "unknown matrix format 'int3'"),
+        (("int7", 16, 64, 32, CODES, SCALES, None), "unknown matrix format 'int7'"),
         (("int4", 0, 64, 32, CODES, SCALES, None), "rows and columns must be positive"),
         (("int4", 16, 64, 48, CODES, SCALES, None), "group_size must be 32, 64 or 128"),
         (("fp32", 16, 64, 32, CODES, None, None), "group_size must be .* 0 for floats"),
@@ -25,11 +26,20 @@ CODES, SCALES = np.zeros(16 * 64 // 2, np.uint8), np.zeros(2 * 16, np.uint16)
         (("int8", 16, 64, 32, CODES, SCALES, None), "codes has 512 elements, and 1024"),
         (("int4", 17, 64, 32, CODES, SCALES, None), "codes has 512 elements, and 1024"),
         (("int4", 16, 64, 32, CODES, SCALES[1:], None), "scales has 31 elements, and 32"),
-        (("int4", 16, 64, 32, CODES, None, None), "scales are missing"),
-        (("bf16", 16, 16, 0, CODES, SCALES, None), "float formats have no scales"),
-        (("layered", 16, 64, 32, CODES, SCALES, None), "residual plane belongs to layered"),
-        (("int4", 16, 64, 32, CODES, SCALES, CODES), "residual plane belongs to layered"),
+        (("int4", 16, 64, 32, CODES, None, None), "scales is missing"),
+        (("bf16", 16, 16, 0, CODES, SCALES, None), "scales does not belong"),
+        (("layered", 16, 64, 32, CODES, SCALES, None), "residual is missing"),
+        (("int4", 16, 64, 32, CODES, SCALES, CODES), "residual does not belong"),
         (("layered", 16, 64, 32, CODES, SCALES, CODES[1:]), "residual has 511 elements, and 512"),
+        (("int5", 16, 64, 32, CODES, SCALES, None), "high is missing"),
+        (("int5", 16, 64, 32, CODES, SCALES, None, CODES), "high has 512 elements, and 128"),
+        (("int4", 16, 64, 32, CODES, SCALES, None, CODES), "high does not belong"),
+        (("int4", 16, 64, 32, CODES, SCALES, None, None, ZEROS[1:]), "zeros has 31 elements, and 32"),
+        (("nf4", 16, 64, 32, CODES, SCALES, None, None, ZEROS), "zeros does not belong"),
+        (("layered", 16, 64, 32, CODES, SCALES, CODES, None, ZEROS), "zeros does not belong"),
+        (("table4", 16, 64, 32, CODES, SCALES), "table is missing"),
+        (("table4", 16, 64, 32, CODES, SCALES, None, None, None, TABLE[1:]), "table has 15 elements, and 16"),
+        (("int4", 16, 64, 32, CODES, SCALES, None, None, None, TABLE), "table does not belong"),
         (("fp32", 1, 1, 0, np.zeros(65, np.uint8)[1:], None, None), "not aligned"),
     ],
 )

@@ -173,7 +173,7 @@ def test_how_far_correct_logits_may_be(
         return errors[-1]
 
     monkeypatch.setattr(gate, "relative_error", remember)
-    for format in ("int4", "int8", "layered"):
+    for format in ("int3", "int8", "layered", "table4", "fp8", "mxfp4"):
         quantize(checkpoint, tmp_path / format, recipe(format), threads=1)
-    assert len(errors) == 4
+    assert len(errors) == 7
     assert max(errors) < gate.MOST_RELATIVE_ERROR / 3, errors

@@ -14,17 +14,18 @@ from checkpoints import GEMMA3, PHI3, QWEN3_MOE, random_tensors, write_checkpoin
 from penjing.artifact import Artifact
 from penjing.errors import ArtifactError
 from penjing.formats import Encoded
+from penjing.formats.encoded import PLANE_BITS
 from penjing.models import Checkpoint
 from penjing.optimize.candidates import candidates
 from penjing.optimize.roundtrip import check_round_trip
 from penjing.quantize import quantize_checkpoint
-from penjing.spec import preset
+from penjing.spec import WITH_ZERO_POINTS, preset
 
 
-@pytest.mark.parametrize("name", ["keep", "int8", "int4", "layered"])
+@pytest.mark.parametrize("name", ["keep", *PLANE_BITS, *(f"{name}+" for name in WITH_ZERO_POINTS)])
 @pytest.mark.parametrize("group_size", [32, 128])
 def test_every_format_passes(checkpoint: Path, tmp_path: Path, name: str, group_size: int) -> None:
-    recipe = preset(name, group_size)  # type: ignore[arg-type]
+    recipe = preset(name.rstrip("+"), group_size, name.endswith("+"))  # type: ignore[arg-type]
     artifact = quantize_checkpoint(checkpoint, tmp_path / "artifact", recipe)
     steps: list[int] = []
     check_round_trip(

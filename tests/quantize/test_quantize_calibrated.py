@@ -85,27 +85,27 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 )
 def test_every_family_is_walked(tmp_path: Path, config: dict[str, Any]) -> None:
     source = write_checkpoint(tmp_path / "m", config)
-    artifact = walk(source, tmp_path / "tray", preset("int4", 32, "gptq"))
+    artifact = walk(source, tmp_path / "tray", preset("int4", 32, method="gptq"))
     verify_artifact(artifact.path)
     assert artifact.matrix("blocks.1.down").format == "int4"
     assert artifact.manifest.provenance.calibration is not None
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m", "tray"]
-    plain = quantize_checkpoint(source, tmp_path / "plain", preset("int4", 32, "range"))
+    plain = quantize_checkpoint(source, tmp_path / "plain", preset("int4", 32, method="range"))
     assert 0 < divergence(source, artifact) < divergence(source, plain)
 
 
 @pytest.mark.parametrize("method", ["awq", "smoothquant", "gptq", "qronos", "auto"])
 def test_the_base_plane_is_the_standalone_one(tmp_path: Path, source: Path, method: Any) -> None:
     """Byte for byte, norms included; and both planes together are far closer to the original."""
-    plain = walk(source, tmp_path / "int4", preset("int4", 32, method))
-    layered = walk(source, tmp_path / "layered", preset("layered", 32, method))
+    plain = walk(source, tmp_path / "int4", preset("int4", 32, method=method))
+    layered = walk(source, tmp_path / "layered", preset("layered", 32, method=method))
     assert contents(plain.path)["tensors.bin"] == contents(layered.path)["tensors.bin"]
     assert divergence(source, layered) < 0.1 * divergence(source, layered, "fast")
 
 
 def test_methods_with_data_lose_less(tmp_path: Path, source: Path) -> None:
     losses = {
-        method: divergence(source, walk(source, tmp_path / method, preset("int4", 32, method)))
+        method: divergence(source, walk(source, tmp_path / method, preset("int4", 32, method=method)))
         for method in ("smoothquant", "gptq", "qronos")
     }
     assert losses["gptq"] < losses["smoothquant"]
@@ -118,7 +118,7 @@ def test_experts_that_hardly_any_token_went_to(tmp_path: Path) -> None:
     artifact = quantize_calibrated(
         Checkpoint.open(source),
         tmp_path / "tray",
-        preset("layered", 32, "gptq"),
+        preset("layered", 32, method="gptq"),
         TOKENS[:1, :6],
         say=said.append,
     )
@@ -129,7 +129,7 @@ def test_experts_that_hardly_any_token_went_to(tmp_path: Path) -> None:
 
 
 def test_memory_and_repetition_change_nothing(tmp_path: Path, source: Path) -> None:
-    recipe = preset("layered", 32, "qronos")
+    recipe = preset("layered", 32, method="qronos")
     once = walk(source, tmp_path / "a", recipe)
     spilled = walk(source, tmp_path / "b", recipe, max_ram_bytes=1)
     assert contents(once.path) == contents(spilled.path)
@@ -140,12 +140,12 @@ def test_memory_and_repetition_change_nothing(tmp_path: Path, source: Path) -> N
 
 
 def test_killed_at_any_moment_and_resumed(tmp_path: Path, source: Path) -> None:
-    recipe = preset("layered", 32, "qronos")
+    recipe = preset("layered", 32, method="qronos")
     whole = walk(source, tmp_path / "whole", recipe)
     code = BLOCKS_AFTER + (
         "from penjing.models import Checkpoint\nfrom penjing.quantize.calibrated import quantize_calibrated\n"
         "from penjing.spec import preset\n"
-        "checkpoint, recipe = Checkpoint.open(sys.argv[1]), preset('layered', 32, 'qronos')\n"
+        "checkpoint, recipe = Checkpoint.open(sys.argv[1]), preset('layered', 32, method='qronos')\n"
         "print('start', flush=True)\n"
         "quantize_calibrated(checkpoint, Path(sys.argv[2]), recipe, numpy.load(sys.argv[3]), resume=True,\n"
         "                    max_ram_bytes=1, say=lambda line: print(line, flush=True))\n"
@@ -174,14 +174,14 @@ def test_an_unfinished_run_is_not_mistaken_for_another(tmp_path: Path, source: P
     def fail(artifact: Artifact, results: Iterator[BlockResult]) -> None:
         raise RuntimeError("cut short")
 
-    recipe, out = preset("int4", 32, "gptq"), tmp_path / "tray"
+    recipe, out = preset("int4", 32, method="gptq"), tmp_path / "tray"
     with pytest.raises(RuntimeError, match="cut short"):
         walk(source, out, recipe, check=fail)
     assert not out.exists()
     with pytest.raises(OutputExistsError, match="--resume goes on"):
         walk(source, out, recipe)
     with pytest.raises(SpecError, match="another recipe"):
-        walk(source, out, preset("int4", 64, "gptq"), resume=True)
+        walk(source, out, preset("int4", 64, method="gptq"), resume=True)
     resumed = walk(source, out, recipe, resume=True)
     assert resumed.hash == walk(source, tmp_path / "fresh", recipe).hash
     (tmp_path / "other.work").mkdir()
@@ -216,7 +216,7 @@ def test_damaged_weights_are_named(tmp_path: Path, value: float) -> None:
     tensors["model.layers.1.mlp.up_proj.weight"][3, 5] = value
     source = write_checkpoint(tmp_path / "m", tensors=tensors)
     with pytest.raises(NonFiniteWeightError, match=r"blocks\.1\.up"):
-        walk(source, tmp_path / "tray", preset("int4", 32, "gptq"))
+        walk(source, tmp_path / "tray", preset("int4", 32, method="gptq"))
     assert not (tmp_path / "tray").exists()
 
 
@@ -239,7 +239,7 @@ def test_odd_weights_are_quantized(tmp_path: Path) -> None:
     tensors["model.layers.1.self_attn.o_proj.weight"][4, 9] = 1e4
     tensors["model.layers.1.input_layernorm.weight"][11] = 0.0
     source = write_checkpoint(tmp_path / "m", tensors=tensors)
-    artifact = walk(source, tmp_path / "tray", preset("layered", 32, "auto"))
+    artifact = walk(source, tmp_path / "tray", preset("layered", 32, method="auto"))
     assert not decode(artifact.matrix("blocks.0.gate"))[7].any()
     np.testing.assert_allclose(decode(artifact.matrix("blocks.0.query"))[2, :32], 0.25, atol=0.02)
     assert decode(artifact.matrix("blocks.1.output"))[4, 9] == pytest.approx(1e4, rel=0.01)
@@ -250,7 +250,7 @@ def test_a_scale_that_float16_cannot_hold_is_named(tmp_path: Path) -> None:
     tensors["model.layers.1.self_attn.v_proj.weight"][3, 3] = 1e7
     source = write_checkpoint(tmp_path / "m", tensors=tensors)
     with pytest.raises(FormatError, match=r"blocks\.1\.value"):
-        walk(source, tmp_path / "tray", preset("int4", 32, "gptq"))
+        walk(source, tmp_path / "tray", preset("int4", 32, method="gptq"))
 
 
 @pytest.mark.parametrize(
@@ -258,5 +258,7 @@ def test_a_scale_that_float16_cannot_hold_is_named(tmp_path: Path) -> None:
 )
 def test_tokens_that_the_model_cannot_read(tmp_path: Path, source: Path, tokens: Any) -> None:
     with pytest.raises(DataError, match="calibration tokens"):
-        quantize_calibrated(Checkpoint.open(source), tmp_path / "tray", preset("int4", 32, "gptq"), tokens)
+        quantize_calibrated(
+            Checkpoint.open(source), tmp_path / "tray", preset("int4", 32, method="gptq"), tokens
+        )
     assert list(tmp_path.iterdir()) == []

@@ -182,10 +182,21 @@ def test_damaged_weights(tmp_path: Path, name: str, value: float, format: Any) -
 
 def test_scale_that_float16_cannot_hold(tmp_path: Path) -> None:
     tensors = random_tensors(LLAMA)
-    tensors["model.layers.0.mlp.gate_proj.weight"][:] = 1e-12
+    tensors["model.layers.0.mlp.gate_proj.weight"][:] = 1e7
     source = write_checkpoint(tmp_path / "m", tensors=tensors)
     with pytest.raises(FormatError, match=r"blocks\.0\.gate"):
         quantize_checkpoint(source, tmp_path / "tray", preset("int4"))
+
+
+def test_groups_too_small_for_float16_are_noticed(tmp_path: Path) -> None:
+    tensors = random_tensors(LLAMA)
+    gate = tensors["model.layers.0.mlp.gate_proj.weight"]
+    gate[:2] = 1e-12
+    source = write_checkpoint(tmp_path / "m", tensors=tensors)
+    lines: list[str] = []
+    artifact = quantize_checkpoint(source, tmp_path / "tray", preset("int4", 128), notice=lines.append)
+    assert lines == ["2 groups of blocks.0.gate are below float16's smallest scale: stored within 3e-08"]
+    assert not decode(artifact.matrix("blocks.0.gate"))[:2].any()
 
 
 def test_only_one_step(tmp_path: Path, tiny: Path) -> None:

@@ -24,7 +24,10 @@ StoredFormat = Literal[
     "fp8",
 ]
 TensorFile = Literal["tensors.bin", "residual.bin"]
-PartName = Literal["data", "codes", "scales", "residual", "best"]
+PartName = Literal["data", "codes", "high", "scales", "zeros", "table", "residual", "best"]
+
+# Parts of a matrix of codes, in the order they are written.
+CODED_PARTS: tuple[PartName, ...] = ("codes", "high", "scales", "zeros", "table", "residual")
 
 ALIGNMENT = 64  # bytes; one cache line, one AVX-512 register
 FORMAT_VERSION = 1
@@ -55,19 +58,22 @@ def padding_after(num_bytes: int) -> int:
 
 
 def expected_parts(
-    format: StoredFormat, group_size: int, shape: tuple[int, ...], by_tier: bool = False
+    format: StoredFormat,
+    group_size: int,
+    shape: tuple[int, ...],
+    by_tier: bool = False,
+    asymmetric: bool = False,
 ) -> dict[PartName, int]:
     """Bytes of each part of a tensor, in the order they are written; padding of tiles and groups included.
 
-    by_tier: whether a vector has other values at the best tier.
+    by_tier: whether a vector has other values at the best tier. asymmetric: whether a matrix has zero points.
+    Raises FormatError for a format that cannot have them.
     """
     if len(shape) == 1:
         length = 4 * shape[0]
         return {"data": length, "best": length} if by_tier else {"data": length}
-    sizes = part_sizes(format, shape[0], shape[1], group_size)
+    sizes = part_sizes(format, shape[0], shape[1], group_size, asymmetric)
     if sizes.scales == 0:
         return {"data": sizes.codes}
-    parts: dict[PartName, int] = {"codes": sizes.codes, "scales": sizes.scales}
-    if sizes.residual:
-        parts["residual"] = sizes.residual
-    return parts
+    parts: dict[PartName, int] = {part: getattr(sizes, part) for part in CODED_PARTS}
+    return {part: size for part, size in parts.items() if size}

@@ -17,6 +17,7 @@ from penjing.artifact.checksum import available_threads, sha256_of, sha256_of_fi
 from penjing.artifact.config import ModelConfig, expected_tensors
 from penjing.artifact.layout import (
     ALIGNMENT,
+    FORMAT_VERSION,
     MANIFEST_FILE,
     RESIDUAL_FILE,
     TENSORS_FILE,
@@ -98,10 +99,19 @@ class Artifact:
         """A matrix by canonical name, without copying. Raises MissingTensorError."""
         entry = self.entry(name)
         views = {part: self.view(record) for part, record in entry.parts.items()}
-        scales = views["scales"].view(np.uint16) if "scales" in views else None
-        codes = views["data"] if scales is None else views["codes"]
         rows, columns = entry.shape
-        return Encoded(entry.format, rows, columns, entry.group_size, codes, scales, views.get("residual"))
+        return Encoded(
+            entry.format,
+            rows,
+            columns,
+            entry.group_size,
+            codes=views["codes" if "codes" in views else "data"],
+            scales=views["scales"].view(np.uint16) if "scales" in views else None,
+            residual=views.get("residual"),
+            high=views.get("high"),
+            zeros=views.get("zeros"),
+            table=views["table"].view(np.int8) if "table" in views else None,
+        )
 
     def vector(self, name: str, tier: Tier | None = None) -> NDArray[np.float32]:
         """A vector by canonical name, float32, without copying, as `tier` reads it.
@@ -209,5 +219,7 @@ def map_file(directory: Path, file: TensorFile, manifest: Manifest) -> NDArray[n
         ) from None
     view = np.frombuffer(mapped, np.uint8)
     if view[:ALIGNMENT].tobytes() != header(file):
-        raise ChecksumError(f"{path}: its header is not that of format version 1; copy the file again")
+        raise ChecksumError(
+            f"{path}: its header is not that of format version {FORMAT_VERSION}; copy the file again"
+        )
     return view

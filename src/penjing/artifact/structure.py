@@ -16,6 +16,8 @@ from penjing.artifact.layout import (
 )
 from penjing.artifact.manifest import Manifest, TensorEntry
 from penjing.errors import ManifestError, MissingTensorError, TensorShapeError
+from penjing.formats.encoded import PLANE_BITS
+from penjing.spec import WITH_ZERO_POINTS
 
 
 def check_structure(directory: Path, manifest: Manifest) -> None:
@@ -50,14 +52,19 @@ def check_entry(directory: Path, name: str, role: TensorRole, entry: TensorEntry
             f"{directory}: {name} is {list(entry.shape)}, and the configuration says {list(shape)}; "
             "write the artifact again"
         )
-    grouped = entry.format in ("int8", "int4", "layered")
+    grouped = entry.format in PLANE_BITS
     impossible = entry.format != "fp32" if not role.is_matrix else grouped and role.keeps_dtype
     if grouped != (entry.group_size > 0) or impossible:
         raise ManifestError(
             f"{directory}: {name} cannot be {entry.format} in groups of {entry.group_size}; "
             "write the artifact again"
         )
-    sizes = expected_parts(entry.format, entry.group_size, shape, by_tier="best" in entry.parts)
+    asymmetric = "zeros" in entry.parts
+    if asymmetric and entry.format not in WITH_ZERO_POINTS:
+        raise ManifestError(
+            f"{directory}: {name} cannot be {entry.format} with zero points; write the artifact again"
+        )
+    sizes = expected_parts(entry.format, entry.group_size, shape, "best" in entry.parts, asymmetric)
     stored = {part: record.nbytes for part, record in entry.parts.items()}
     if stored != sizes:
         raise TensorShapeError(

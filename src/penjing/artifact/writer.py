@@ -17,6 +17,7 @@ from penjing.artifact.checksum import available_threads, sha256_of
 from penjing.artifact.config import ModelConfig, expected_tensors
 from penjing.artifact.layout import (
     CERTIFICATE_FILE,
+    CODED_PARTS,
     MANIFEST_FILE,
     RESIDUAL_FILE,
     TENSORS_FILE,
@@ -119,11 +120,8 @@ class ArtifactWriter:
         Raises MissingTensorError out of order, TensorShapeError for another shape than the configuration's.
         """
         shape = self.take(name, (encoded.rows, encoded.columns))
-        parts: dict[PartName, NDArray[Any] | None] = {"codes": encoded.codes}
-        if encoded.scales is None:
-            parts = {"data": encoded.codes}
-        parts |= {"scales": encoded.scales, "residual": encoded.residual}
-        records = self.write(parts)
+        parts: dict[PartName, NDArray[Any] | None] = {part: getattr(encoded, part) for part in CODED_PARTS}
+        records = self.write({"data": encoded.codes} if encoded.scales is None else parts)
         self.tensors[name] = TensorEntry.model_validate(
             {"format": encoded.format, "group_size": encoded.group_size, "shape": shape, "parts": records}
         )

@@ -23,6 +23,14 @@ class BenchFormat(StrEnum):
     int4 = "int4"
     int8 = "int8"
     layered = "layered"
+    int2 = "int2"
+    int3 = "int3"
+    int5 = "int5"
+    int6 = "int6"
+    table4 = "table4"
+    nf4 = "nf4"
+    mxfp4 = "mxfp4"
+    fp8 = "fp8"
     bf16 = "bf16"
 
 
@@ -117,6 +125,8 @@ def random_weights(shape: str, format: BenchFormat, group: int | None, directory
 
     if format is BenchFormat.bf16 and group is not None:
         raise SpecError("--group-size: bf16 has no groups, leave it out")
+    if format is BenchFormat.mxfp4 and group not in (None, 32):
+        raise SpecError(f"--group-size {group}: mxfp4 has groups of 32, leave it out")
     size = validate(WeightFormat, {"group_size": 64 if group is None else group}, "--group-size").group_size
     with progress_bar() as progress:
         path = random_artifact(shape, format.value, size, directory=directory, progress=progress)

@@ -110,6 +110,9 @@ def quantize(
         typer.Option(help="Memory beyond which activations go to a file: 512M, 1.5G. Default: 1.5G."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was cut short.")] = False,
+    asymmetric: Annotated[
+        bool, typer.Option("--asymmetric", help="Zero points beside the scales, for int2 to int8.")
+    ] = False,
     recipe: Annotated[Path | None, typer.Option(help="YAML or JSON file, instead of --format.")] = None,
     threads: Threads = None,
     seed: Seed = 0,
@@ -119,7 +122,9 @@ def quantize(
     """Write an artifact in a given format, without a budget; by weights alone, or by calibration text."""
     from penjing.optimize.quantizing import quantize as run
 
-    chosen = chosen_recipe(format, group_size, recipe, method, calibration_tokens, seed)
+    chosen = chosen_recipe(
+        format, group_size, recipe, method, asymmetric=asymmetric, tokens=calibration_tokens, seed=seed
+    )
     with progress_bar() as progress:
         artifact = run(
             model,
@@ -161,29 +166,35 @@ def chosen_recipe(
     group_size: int | None,
     recipe: Path | None,
     method: QuantizeMethod | None,
-    calibration_tokens: int | None,
+    *,
+    asymmetric: bool,
+    tokens: int | None,
     seed: int,
 ) -> Recipe:
     """One recipe from either a file or the short options. Raises SpecError if both are given."""
     from penjing.spec import Recipe, preset, read_recipe, validate
 
     if recipe is not None:
-        if (format, group_size, method, calibration_tokens, seed) != (None, None, None, None, 0):
+        if (format, group_size, method, asymmetric, tokens, seed) != (None, None, None, False, None, 0):
             raise SpecError(
-                "--recipe says everything: give it alone, without --format, --group-size, --method, "
-                "--calibration-tokens and --seed"
+                "--recipe says everything: give it alone, without --format, --group-size, --asymmetric, "
+                "--method, --calibration-tokens and --seed"
             )
         return read_recipe(recipe)
-    if format is FormatName.keep and (group_size is not None or method is not None):
-        raise SpecError("--format keep has no groups and no method; leave out --group-size and --method")
+    if format is FormatName.keep and (group_size is not None or asymmetric or method is not None):
+        raise SpecError(
+            "--group-size, --asymmetric and --method: the format keep has no groups; leave them out"
+        )
+    if format is FormatName.mxfp4 and group_size not in (None, 32):
+        raise SpecError(f"--group-size {group_size}: mxfp4 has groups of 32; leave it out")
     if group_size not in (None, 32, 64, 128):
         raise SpecError(f"--group-size {group_size}: it must be 32, 64 or 128")
     size: Any = group_size or 64
-    data = preset((format or FormatName.int4).value, size).model_dump() | {"seed": seed}
+    data = preset((format or FormatName.int4).value, size, asymmetric).model_dump() | {"seed": seed}
     if method is not None:
         data["steps"][0]["method"] = method.value
-    if calibration_tokens is not None:
-        data["steps"][0]["calibration"] = {"tokens": calibration_tokens}
+    if tokens is not None:
+        data["steps"][0]["calibration"] = {"tokens": tokens}
     return validate(Recipe, data, "quantize")
 
 

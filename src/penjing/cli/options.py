@@ -21,8 +21,16 @@ class FormatName(StrEnum):
 
     keep = "keep"
     int8 = "int8"
+    int6 = "int6"
+    int5 = "int5"
     int4 = "int4"
+    int3 = "int3"
+    int2 = "int2"
     layered = "layered"
+    table4 = "table4"
+    nf4 = "nf4"
+    mxfp4 = "mxfp4"
+    fp8 = "fp8"
 
 
 class QuantizeMethod(StrEnum):

@@ -205,6 +205,9 @@ def load_matrix(source: WeightSource, name: str) -> Matrix:
         encoded.codes,
         encoded.scales,
         encoded.residual,
+        encoded.high,
+        encoded.zeros,
+        encoded.table,
     )
 
 

@@ -3,7 +3,7 @@
 from penjing.formats.affine import Affine, dequantize_affine, quantize_affine
 from penjing.formats.codes import Codes, dequantize, grid_of
 from penjing.formats.encoded import Encoded, PartSizes, part_sizes, residual_saturation
-from penjing.formats.encoding import decode, encode
+from penjing.formats.encoding import decode, encode, tiny_notice
 from penjing.formats.fixed_point import FixedPoint, dequantize_fixed_point, quantize_fixed_point
 from penjing.formats.grids import Grid
 from penjing.formats.packing import pack, unpack
@@ -37,6 +37,7 @@ __all__ = [
     "quantize_fixed_point",
     "quantize_subinteger",
     "residual_saturation",
+    "tiny_notice",
     "unpack",
     "unpack_bits",
 ]

@@ -23,7 +23,8 @@ class Codes:
 
     scales: float16 [N, groups], as stored. zeros: uint8 [N, groups] where the format is asymmetric, else
     None. table: int8 [16], the levels of `table4`. residual: uint8 [N, K], the second plane of `layered`:
-    its code v stands for (v - 8) / 8 of a step.
+    its code v stands for (v - 8) / 8 of a step. tiny_groups: how many groups are too small for float16's
+    scales, and hold what its smallest gives; for reports, not stored.
     """
 
     format: WeightFormat
@@ -32,6 +33,7 @@ class Codes:
     zeros: NDArray[np.uint8] | None = None
     table: NDArray[np.int8] | None = None
     residual: NDArray[np.uint8] | None = None
+    tiny_groups: int = 0
 
     @property
     def grid(self) -> Grid:

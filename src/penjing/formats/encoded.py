@@ -79,6 +79,7 @@ class Encoded:
     groups, 16] flattened, or None. residual: uint8, the second plane of a layered matrix, or None. high:
     uint8, the plane of the codes' upper bits, or None. zeros: uint8 [tiles, groups, 16] flattened, the zero
     points of an asymmetric matrix, or None. table: int8 [16], the levels of a table4 matrix, or None.
+    tiny_groups: as in `Codes`; not stored.
     Raises FormatError if a part has another size than the format says.
     """
 
@@ -92,6 +93,7 @@ class Encoded:
     high: NDArray[np.uint8] | None = None
     zeros: NDArray[np.uint8] | None = None
     table: NDArray[np.int8] | None = None
+    tiny_groups: int = 0
 
     def __post_init__(self) -> None:
         wanted = self.sizes

@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penjing.errors import FormatError, NonFiniteWeightError
-from penjing.formats import tiles
-from penjing.formats.codes import dequantize
+from penjing.formats import grouped, tiles
+from penjing.formats.codes import dequantize, grid_of
 from penjing.formats.encoded import FLOAT_BYTES, Encoded, dtype_of, part_sizes
-from penjing.formats.packing import pack, unpack
+from penjing.formats.packing import format_of, pack, unpack
 from penjing.formats.rounding import ScaleChoice, round_rows
+from penjing.formats.table_fit import fit_table
 from penjing.formats.tiles import TILE_ROWS, padded_rows
 from penjing.spec import Tier, WeightFormat
 
@@ -21,13 +22,20 @@ CHUNK_WEIGHTS = 1 << 20  # weights turned to float32 at a time: bounds memory
 ROW_PARTS = ("codes", "high", "scales", "zeros", "residual")  # parts that a tile of rows has a piece of
 
 
-def encode(weight: NDArray[Any], format: WeightFormat, scales: ScaleChoice, name: str) -> Encoded:
+def encode(
+    weight: NDArray[Any],
+    format: WeightFormat,
+    scales: ScaleChoice,
+    name: str,
+    table: NDArray[np.int8] | None = None,
+) -> Encoded:
     """Store a float32, float16 or bfloat16 matrix [N, K] in a format.
 
     scales: how codes choose theirs, `search` (least squared error) or `range` (largest magnitude).
-    name: the tensor, for error messages. The result does not depend on how the work is cut up, and takes
+    name: the tensor, for error messages. table: the levels int8 [16] of table4, where they are known; by
+    default they are fitted to the matrix. The result does not depend on how the work is cut up, and takes
     tens of MB beside input and output. Raises NonFiniteWeightError for NaN or Inf, and FormatError for
-    another dtype or shape, or where float16 cannot hold a scale.
+    another dtype or shape, or where a scale overflows float16.
     """
     if weight.ndim != 2 or weight.size == 0:
         raise FormatError(f"{name}: shape {list(weight.shape)} is not a matrix with rows and columns")
@@ -36,7 +44,10 @@ def encode(weight: NDArray[Any], format: WeightFormat, scales: ScaleChoice, name
         raise FormatError(f"{name}: dtype {weight.dtype} cannot be encoded; convert it to fp32, fp16 or bf16")
     if format.name == "keep":
         return encode_float(weight, own_format, name)
-    return encode_codes(weight, format, scales, name)
+    if format.name == "table4" and table is None:
+        chunks = (block.astype(np.float32, copy=False) for _, block in row_chunks(weight, name))
+        table = fit_table(chunks, format.group_size)
+    return encode_codes(weight, format, scales, name, table)
 
 
 def encode_float(weight: NDArray[Any], format: str, name: str) -> Encoded:
@@ -51,13 +62,21 @@ def encode_float(weight: NDArray[Any], format: str, name: str) -> Encoded:
     return Encoded(format, rows, columns, 0, codes)
 
 
-def encode_codes(weight: NDArray[Any], format: WeightFormat, choice: ScaleChoice, name: str) -> Encoded:
+def encode_codes(
+    weight: NDArray[Any],
+    format: WeightFormat,
+    choice: ScaleChoice,
+    name: str,
+    table: NDArray[np.int8] | None,
+) -> Encoded:
     """Codes and all that goes with them, a chunk of rows at a time."""
     rows, columns = weight.shape
     sizes = part_sizes(format.name, rows, columns, format.group_size, format.asymmetric)
     whole = {part: np.empty(getattr(sizes, part), np.uint8) for part in ROW_PARTS if getattr(sizes, part)}
+    tiny_groups = 0
     for first, block in row_chunks(weight, name):
-        piece = pack(round_rows(block.astype(np.float32, copy=False), format, choice, name))
+        piece = pack(round_rows(block.astype(np.float32, copy=False), format, choice, name, table))
+        tiny_groups += piece.tiny_groups
         for part, target in whole.items():
             data = getattr(piece, part).view(np.uint8)
             start = first * (target.size // padded_rows(rows))
@@ -72,6 +91,8 @@ def encode_codes(weight: NDArray[Any], format: WeightFormat, choice: ScaleChoice
         residual=whole.get("residual"),
         high=whole.get("high"),
         zeros=whole.get("zeros"),
+        table=table,
+        tiny_groups=tiny_groups,
     )
 
 
@@ -108,6 +129,13 @@ def rows_of(encoded: Encoded, first: int, count: int) -> Encoded:
         zeros=piece(encoded.zeros),
         table=encoded.table,
     )
+
+
+def tiny_notice(name: str, encoded: Encoded) -> str:
+    """A line to print for a matrix with groups too small for float16's scales, the smallest being 2^-24."""
+    count = encoded.tiny_groups
+    error = grid_of(format_of(encoded), encoded.table).widest_gap * grouped.SMALLEST_HALF / 2
+    return f"{count} groups of {name} are below float16's smallest scale: stored within {error:.1g}"
 
 
 def chunk_rows(columns: int) -> int:

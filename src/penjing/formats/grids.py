@@ -72,6 +72,11 @@ class Grid:
         """The greatest level."""
         return max(self.levels)
 
+    @property
+    def widest_gap(self) -> float:
+        """The greatest distance between neighbouring levels."""
+        return max(b - a for a, b in pairwise(sorted(self.levels)))
+
     def nearest(self, values: Array, scales: Array, zeros: Array | None = None) -> Array:
         """Codes (float32 whole numbers) of the nearest levels, ties to even codes on a uniform grid.
 

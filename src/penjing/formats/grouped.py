@@ -34,7 +34,7 @@ def largest_magnitudes(values: Array) -> Array:
 def range_scales(values: Array, bits: int) -> Array:
     """Scales that map each group's element of largest magnitude to -2^(b-1); 0 for all-zero groups.
 
-    They underflow to 0 where max |w| 2^(1-b) is at most 2^-25: the caller refuses such groups by name.
+    They underflow to 0 where max |w| 2^(1-b) is at most 2^-25: what becomes of such groups, the caller says.
     """
     xp = namespace(values)
     highest, lowest = xp.amax(values, 0), xp.amin(values, 0)

@@ -52,6 +52,7 @@ def pack(codes: Codes) -> Encoded:
         high=tiles.pack_plane(padded >> np.uint8(low_bits), high_bits) if high_bits else None,
         zeros=None if codes.zeros is None else tiles.pack_groups(pad(codes.zeros, 1, 0)),
         table=codes.table,
+        tiny_groups=codes.tiny_groups,
     )
 
 
@@ -62,9 +63,6 @@ def unpack(encoded: Encoded) -> Codes:
     rows, columns = encoded.rows, encoded.columns
     groups = encoded.padded_columns // encoded.group_size
     low_bits, high_bits = PLANE_BITS[encoded.format]
-    format = WeightFormat.model_validate(
-        {"name": encoded.format, "group_size": encoded.group_size, "asymmetric": encoded.asymmetric}
-    )
 
     def plane(packed: Bytes, bits: int) -> Bytes:
         return tiles.unpack_plane(packed, encoded.padded_columns, bits)[:rows, :columns]
@@ -73,12 +71,19 @@ def unpack(encoded: Encoded) -> Codes:
     if encoded.high is not None:
         codes = codes | plane(encoded.high, high_bits) << np.uint8(low_bits)
     return Codes(
-        format,
+        format_of(encoded),
         np.ascontiguousarray(codes),
         np.ascontiguousarray(tiles.unpack_groups(encoded.scales, groups)[:rows]).view(np.float16),
         zeros=None if encoded.zeros is None else tiles.unpack_groups(encoded.zeros, groups)[:rows],
         table=encoded.table,
         residual=None if encoded.residual is None else plane(encoded.residual, 4),
+    )
+
+
+def format_of(encoded: Encoded) -> WeightFormat:
+    """The format of a matrix of codes."""
+    return WeightFormat.model_validate(
+        {"name": encoded.format, "group_size": encoded.group_size, "asymmetric": encoded.asymmetric}
     )
 
 

@@ -90,7 +90,7 @@ def linear(
     Integer matrices take x quantized by `quantize_rows` with their own group size. Threads are started for
     the call. Raises ValueError for shapes that do not fit.
     """
-    if matrix.group_size:
+    if matrix.is_integer:
         rows = quantize_rows(x, matrix.group_size, isa)
         return linear_quantized(matrix, rows, tier, isa, threads)
     values = np.ascontiguousarray(x, np.float32)

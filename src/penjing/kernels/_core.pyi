@@ -18,6 +18,9 @@ class Matrix:
         codes: NDArray[np.uint8],
         scales: NDArray[np.uint16] | None = None,
         residual: NDArray[np.uint8] | None = None,
+        high: NDArray[np.uint8] | None = None,
+        zeros: NDArray[np.uint8] | None = None,
+        table: NDArray[np.int8] | None = None,
     ) -> None: ...
     @property
     def format(self) -> str: ...
@@ -27,6 +30,9 @@ class Matrix:
     def columns(self) -> int: ...
     @property
     def group_size(self) -> int: ...
+    @property
+    def is_integer(self) -> bool:
+        """Whether it multiplies quantized rows; any other takes rows of floats."""
 
 def available_kernels() -> list[str]: ...
 def linear_float(

@@ -21,7 +21,39 @@ TILE_ROWS = 16
 BLOCK_TOKENS = 16
 SMALLEST_MAGNITUDE = np.float32(1e-30)  # groups below have scale 0
 ELEMENTS: dict[str, Any] = {"fp32": np.float32, "fp16": np.float16, "bf16": ml_dtypes.bfloat16}
-OFFSETS = {"int8": 128, "int4": 8, "layered": 8}  # the unsigned code of zero
+# Bits of a code in the low and in the high plane.
+PLANES = {
+    "int8": (8, 0),
+    "int4": (4, 0),
+    "layered": (4, 0),
+    "int2": (2, 0),
+    "int3": (2, 1),
+    "int5": (4, 1),
+    "int6": (4, 2),
+    "table4": (4, 0),
+    "nf4": (4, 0),
+    "mxfp4": (4, 0),
+    "fp8": (8, 0),
+}
+NF4 = (  # Dettmers et al. 2023, QLoRA, appendix E
+    -1.0,
+    -0.6961928009986877,
+    -0.5250730514526367,
+    -0.39491748809814453,
+    -0.28444138169288635,
+    -0.18477343022823334,
+    -0.09105003625154495,
+    0.0,
+    0.07958029955625534,
+    0.16093020141124725,
+    0.24611230194568634,
+    0.33791524171829224,
+    0.44070982933044434,
+    0.5626170039176941,
+    0.7229568362236023,
+    1.0,
+)
+FLOAT_CODES = ("nf4", "mxfp4", "fp8")  # codes whose levels are no whole numbers
 
 
 class QuantizedRows(NamedTuple):
@@ -47,6 +79,9 @@ class Matrix:
     codes: NDArray[np.uint8]
     scales: NDArray[np.uint16] | None = None
     residual: NDArray[np.uint8] | None = None
+    high: NDArray[np.uint8] | None = None
+    zeros: NDArray[np.uint8] | None = None
+    table: NDArray[np.int8] | None = None
 
     @property
     def groups(self) -> int:
@@ -58,31 +93,64 @@ def unpack_plane(packed: NDArray[np.uint8], columns: int, bits: int) -> NDArray[
     """Unsigned codes [padded rows, columns] of one plane, by the documented byte of each (row, column)."""
     row, k = np.arange(TILE_ROWS)[:, None], np.arange(columns)[None, :]
     tiles = packed.reshape(-1, TILE_ROWS * columns * bits // 8)
-    if bits == 8:
-        codes = tiles[:, 64 * (k // 4) + 4 * row + k % 4].astype(np.int32)
-    else:
-        codes = tiles[:, 64 * (k // 8) + 4 * row + k % 4].astype(np.int32) >> (4 * (k % 8 >= 4)) & 15
+    line = 32 // bits  # columns of 64 bytes
+    stored = tiles[:, 64 * (k // line) + 4 * row + k % 4].astype(np.int32)
+    codes: NDArray[np.int32] = stored >> (bits * (k % line // 4)) & (2**bits - 1)
     return codes.reshape(-1, columns)
 
 
-def signed_codes(matrix: Matrix, tier: Tier) -> NDArray[np.int32]:
-    """Codes [padded rows, padded columns] that multiply activations: q, or 8 q + r for a layered `best`."""
+def unsigned_codes(matrix: Matrix) -> NDArray[np.int32]:
+    """Codes [padded rows, padded columns] as stored."""
     columns = matrix.groups * matrix.group_size
-    bits = 8 if matrix.format == "int8" else 4
-    codes = unpack_plane(matrix.codes, columns, bits) - OFFSETS[matrix.format]
+    low_bits, high_bits = PLANES[matrix.format]
+    codes = unpack_plane(matrix.codes, columns, low_bits)
+    if matrix.high is not None:
+        codes = codes + (unpack_plane(matrix.high, columns, high_bits) << low_bits)
+    return codes
+
+
+def signed_codes(matrix: Matrix, tier: Tier) -> NDArray[np.int32]:
+    """What multiplies activations [padded rows, padded columns]: q, or 8 q + r for a layered `best`."""
+    codes = unsigned_codes(matrix)
+    if matrix.table is not None:
+        levels: NDArray[np.int32] = matrix.table.astype(np.int32)[codes]
+        return levels
+    if matrix.zeros is not None:
+        zeros = groups_of_rows(matrix.zeros, matrix).astype(np.int32)
+        steps: NDArray[np.int32] = codes - np.repeat(zeros, matrix.group_size, axis=1)
+        return steps
+    codes = codes - (1 << (sum(PLANES[matrix.format]) - 1))
     if matrix.format == "layered" and tier == "best":
         assert matrix.residual is not None
-        codes = 8 * codes + unpack_plane(matrix.residual, columns, 4) - 8
+        codes = 8 * codes + (unpack_plane(matrix.residual, codes.shape[1], 4) - 8)
     return codes
+
+
+def float_levels(format: str) -> NDArray[np.float32]:
+    """What every code of nf4, mxfp4 or fp8 stands for, scale apart; the NaN codes of fp8 are +-448."""
+    if format == "fp8":
+        levels: NDArray[np.float32] = (
+            np.arange(256, dtype=np.uint8).view(ml_dtypes.float8_e4m3fn).astype(np.float32)
+        )
+        levels[[127, 255]] = 448, -448
+        return levels
+    if format == "mxfp4":
+        positive = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], np.float32)
+        return np.concatenate([positive, -positive])
+    return np.array(NF4, np.float32)
+
+
+def groups_of_rows(stored: NDArray[Any], matrix: Matrix) -> NDArray[Any]:
+    """Scales or zero points [padded rows, groups]."""
+    return stored.reshape(-1, matrix.groups, TILE_ROWS).transpose(0, 2, 1).reshape(-1, matrix.groups)
 
 
 def weight_scales(matrix: Matrix, tier: Tier) -> NDArray[np.float32]:
     """Scales [padded rows, groups], an eighth of the stored ones for a layered `best`."""
     assert matrix.scales is not None
-    stored = matrix.scales.view(np.float16).reshape(-1, matrix.groups, TILE_ROWS).astype(np.float32)
     step = np.float32(0.125 if matrix.format == "layered" and tier == "best" else 1.0)
-    scales: NDArray[np.float32] = stored.transpose(0, 2, 1).reshape(-1, matrix.groups) * step
-    return scales
+    scales: NDArray[np.float32] = groups_of_rows(matrix.scales.view(np.float16), matrix).astype(np.float32)
+    return scales * step
 
 
 def elements(matrix: Matrix) -> NDArray[np.float32]:
@@ -97,7 +165,11 @@ def dequantize(matrix: Matrix, tier: Tier = "best") -> NDArray[np.float32]:
     if matrix.format in ELEMENTS:
         return elements(matrix)
     scales = np.repeat(weight_scales(matrix, tier), matrix.group_size, axis=1)
-    weights: NDArray[np.float32] = scales * signed_codes(matrix, tier).astype(np.float32)
+    if matrix.format in FLOAT_CODES:
+        levels = float_levels(matrix.format)[unsigned_codes(matrix)]
+    else:
+        levels = signed_codes(matrix, tier).astype(np.float32)
+    weights: NDArray[np.float32] = scales * levels
     return weights[: matrix.rows, : matrix.columns]
 
 
@@ -175,8 +247,8 @@ def linear_int(matrix: Matrix, rows: QuantizedRows, tier: Tier = "best") -> NDAr
 
 
 def linear_float(matrix: Matrix, x: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Outputs [tokens, rows] of a float matrix: one fused sum over k, ascending."""
-    weights = elements(matrix)
+    """Outputs [tokens, rows] of a matrix of floats: one fused sum over k, ascending."""
+    weights = dequantize(matrix)
     total = np.zeros((x.shape[0], matrix.rows), np.float32)
     for k in range(matrix.columns):
         total = fma(weights[None, :, k], x[:, k, None], total)
@@ -185,7 +257,7 @@ def linear_float(matrix: Matrix, x: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def linear(matrix: Matrix, x: NDArray[np.float32], tier: Tier = "best") -> NDArray[np.float32]:
     """x [tokens, columns] times the matrix transposed: float32 [tokens, rows]."""
-    if matrix.format in ELEMENTS:
+    if matrix.format in ELEMENTS or matrix.format in FLOAT_CODES:
         return linear_float(matrix, x)
     return linear_int(matrix, quantize_rows(x, matrix.group_size), tier)
 

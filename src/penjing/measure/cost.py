@@ -179,7 +179,8 @@ def bytes_in_formats(
             stored, group_size = (own or {}).get(name, "fp32"), 0
         else:
             stored, group_size = chosen.name, chosen.group_size
-        parts = expected_parts(stored, group_size, role.shape)
+        asymmetric = stored == chosen.name and chosen.asymmetric
+        parts = expected_parts(stored, group_size, role.shape, asymmetric=asymmetric)
         read = [size for part, size in parts.items() if tier == "best" or part != "residual"]
         sizes[name] = sum(size + padding_after(size) for size in read)
     return sizes

@@ -78,7 +78,8 @@ def check_unquantized(
     for name, format in formats.items():
         if name in ("embedding", "head") or format.name == "keep":
             rows = range(min(16, artifact.matrix(name).rows))
-            meant = encode(checkpoint.read(name)[: len(rows)], format, "search", name)
+            part, table = checkpoint.read(name)[: len(rows)], artifact.matrix(name).table
+            meant = encode(part, format, "search", name, table)
             if not all(
                 rows_equal(artifact.matrix(name), decode(meant, tier), rows, tier) for tier in artifact.tiers
             ):

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from penjing.artifact import Artifact, ArtifactWriter, Provenance, block_tensors, expected_tensors
 from penjing.errors import DataError, NonFiniteWeightError
-from penjing.formats.packing import pack
+from penjing.formats import pack, tiny_notice
 from penjing.models import Checkpoint
 from penjing.models.torch_model import TorchModel, tensor_of
 from penjing.quantize.assignment import assign_formats
@@ -283,8 +283,10 @@ def write_artifact(walk: CalibratedWalk, out: Path, provenance: Provenance, *, f
                 if index is not None and finished is not None and inner in finished.codes:
                     writer.add_matrix(name, pack(finished.codes[inner]))
                 elif role.is_matrix:
-                    tensor, format = checkpoint.read(name), walk.formats[name]
-                    writer.add_matrix(name, encode_without_data(tensor, format, step, name))
+                    encoded = encode_without_data(checkpoint.read(name), walk.formats[name], step, name)
+                    if encoded.tiny_groups:
+                        walk.say(tiny_notice(name, encoded))
+                    writer.add_matrix(name, encoded)
                 else:
                     vector = walk.read(name).float()
                     if index is not None and finished is not None and inner in finished.channel_scales:

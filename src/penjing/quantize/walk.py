@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import version
@@ -22,12 +23,17 @@ from penjing.artifact import (
     expected_tensors,
 )
 from penjing.errors import SpecError
-from penjing.formats import Encoded, encode
+from penjing.formats import Encoded, encode, tiny_notice
 from penjing.models import Checkpoint, needs_conversion, text_files
 from penjing.quantize.assignment import assign_formats
 from penjing.spec import QuantizeStep, Recipe, WeightFormat
 from penjing.text import Tokenizer
 from penjing.text.tokenizer import TOKENIZER_FILE
+
+
+def print_notice(line: str) -> None:
+    """A line beside the results."""
+    print(f"penjing: {line}", file=sys.stderr)
 
 
 def quantize_checkpoint(
@@ -37,13 +43,15 @@ def quantize_checkpoint(
     *,
     force: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    notice: Callable[[str], None] = print_notice,
 ) -> Artifact:
     """Write the artifact that a recipe makes of a checkpoint; peak memory is about one tensor.
 
     source: a directory, `seedling`, a name to fetch, or a checkpoint that is open already. The same source,
-    recipe and versions give the same bytes. progress: called as (tensors done, all tensors). Raises SpecError
-    for a recipe of more than one step, or one that needs data (`quantize_calibrated`), CheckpointError,
-    TokenizerError, FormatError or OutputError.
+    recipe and versions give the same bytes. progress: called as (tensors done, all tensors). notice: called
+    with a line for every matrix with groups too small for float16's scales. Raises SpecError for a recipe of
+    more than one step, or one that needs data (`quantize_calibrated`), CheckpointError, TokenizerError,
+    FormatError or OutputError.
     """
     step = only_step(recipe)
     if step.needs_data:
@@ -58,7 +66,10 @@ def quantize_checkpoint(
                     progress(done, len(roles))
                 tensor = checkpoint.read(name)
                 if role.is_matrix:
-                    writer.add_matrix(name, encode_without_data(tensor, formats[name], step, name))
+                    encoded = encode_without_data(tensor, formats[name], step, name)
+                    if encoded.tiny_groups:
+                        notice(tiny_notice(name, encoded))
+                    writer.add_matrix(name, encoded)
                 else:
                     writer.add_vector(name, tensor.astype(np.float32))
             for file in files:
@@ -69,16 +80,25 @@ def quantize_checkpoint(
     return Artifact.open(writer.path, verify="none")
 
 
-def encode_without_data(tensor: NDArray[Any], format: WeightFormat, step: QuantizeStep, name: str) -> Encoded:
-    """A matrix in its format, by a data-free method; embedding and head take `search` where the method is one
-    that holds a whole matrix in float32, and so do those of a step that looks at activations."""
+def encode_without_data(
+    tensor: NDArray[Any],
+    format: WeightFormat,
+    step: QuantizeStep,
+    name: str,
+    table: NDArray[np.int8] | None = None,
+) -> Encoded:
+    """A matrix in its format, by a data-free method; `table`: the levels of table4, where they are known.
+
+    Embedding and head take `search` where the method is one that holds a whole matrix in float32, and so do
+    those of a step that looks at activations.
+    """
     if step.method in ("rtn", "range"):
-        return encode(tensor, format, "range", name)
+        return encode(tensor, format, "range", name, table)
     if step.method in ("mse", "percentile") and name not in ("embedding", "head"):
         by_range = import_module("penjing.quantize.by_range")  # loads torch, which the rest does without
         encoded: Encoded = by_range.encode_by(tensor, format, step.method, name)
         return encoded
-    return encode(tensor, format, "search", name)
+    return encode(tensor, format, "search", name, table)
 
 
 def readable_text_files(directory: Path, scratch: Path) -> list[Path]:

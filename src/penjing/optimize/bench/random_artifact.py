@@ -11,7 +11,7 @@ import hashlib
 import math
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,18 +19,19 @@ from numpy.typing import NDArray
 from penjing.artifact import Artifact, ArtifactWriter, ModelConfig, Provenance, Source, expected_tensors
 from penjing.artifact.staging import output_errors
 from penjing.errors import ArtifactError, FormatError
-from penjing.formats import Encoded
-from penjing.formats.encoded import part_sizes
+from penjing.formats import Encoded, grid_of, part_sizes
 from penjing.models.shapes import find_shape
 from penjing.optimize.progress import Progress, silent
 from penjing.optimize.reference import cache_directory
 from penjing.spec import GroupSize, QuantizeStep, Recipe, WeightFormat, canonical_json, preset
 
-BenchFormat = Literal["int4", "int8", "layered", "bf16"]
-BENCH_FORMATS: tuple[BenchFormat, ...] = ("int4", "int8", "layered", "bf16")
+BenchFormat = Literal[
+    "int2", "int3", "int4", "int5", "int6", "int8", "layered", "table4", "nf4", "mxfp4", "fp8", "bf16"
+]
+BENCH_FORMATS: tuple[BenchFormat, ...] = get_args(BenchFormat)
 GENERATOR_VERSION = 1  # a change to what is drawn must change it
 STAGE = "random weights"
-CODE_DEVIATION = {"int8": 73.9, "int4": 4.61, "layered": 4.61}  # of uniform codes, sqrt((n^2 - 1) / 12)
+TABLE = np.arange(-120, 121, 16).astype(np.int8)  # of table4
 MEAN_MAGNITUDE = 1.5  # of a random mantissa, 1 to 2
 
 
@@ -44,10 +45,14 @@ def random_artifact(
 ) -> Path:
     """The path of a random artifact without a tokenizer, in `directory` or the cache; made on first use.
 
+    Groups of mxfp4 are of 32, whatever is asked for.
+
     As in `preset`, embedding and head of the integer formats are int8, and keys and values are cached in
     int8; bf16 is bf16 throughout. Raises SpecError for an unknown shape, FormatError for groups that do not
     divide its widths, OutputError.
     """
+    if format != "bf16":
+        group_size = WeightFormat(name=format, group_size=group_size).group_size
     config = find_shape(shape, "bf16" if format == "bf16" else "int8")
     source = source_of(config, format, group_size)
     name = f"{shape}-{format}" if format == "bf16" else f"{shape}-{format}-g{group_size}"
@@ -124,10 +129,31 @@ def random_matrix(format: str, group_size: int, shape: tuple[int, ...], seed: in
         sizes = part_sizes(format, rows, columns, 0)
         return Encoded(format, rows, columns, 0, random_halves(bits, sizes.codes, columns))
     sizes = part_sizes(format, rows, columns, group_size)
-    scale = np.float16(1 / (CODE_DEVIATION[format] * math.sqrt(columns)))
-    scales = np.full(sizes.scales // 2, scale.view(np.uint16), np.uint16)
-    residual = random_bytes(bits, sizes.residual) if sizes.residual else None
-    return Encoded(format, rows, columns, group_size, random_bytes(bits, sizes.codes), scales, residual)
+    table = TABLE if format == "table4" else None
+    levels = grid_of(WeightFormat.model_validate({"name": format, "group_size": group_size}), table).levels
+    scale = 1 / (round(float(np.std(levels)), 2) * math.sqrt(columns))
+    scales = np.full(sizes.scales // 2, scale)
+    if format == "mxfp4":
+        scales = powers_of_two(scales)
+    return Encoded(
+        format,
+        rows,
+        columns,
+        group_size,
+        codes=random_bytes(bits, sizes.codes),
+        scales=scales.astype(np.float16).view(np.uint16),
+        residual=random_bytes(bits, sizes.residual) if sizes.residual else None,
+        high=random_bytes(bits, sizes.high) if sizes.high else None,
+        table=table,
+    )
+
+
+def powers_of_two(scales: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The powers of two around equal scales, in turns, so that the mean of their squares is theirs."""
+    low = 2.0 ** np.floor(np.log2(scales))
+    share = (np.square(scales / low) - 1) / 3  # of the larger one
+    turns = np.floor(np.cumsum(share))
+    return np.where(np.diff(turns, prepend=0.0) > 0, 2 * low, low)
 
 
 def random_bytes(bits: np.random.SFC64, count: int) -> NDArray[np.uint8]:
