@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -27,7 +28,7 @@ WeightFormatName = Literal[
     "keep", "int2", "int3", "int4", "int5", "int6", "int8", "layered", "table4", "nf4", "mxfp4", "fp8"
 ]
 WITH_ZERO_POINTS = ("int2", "int3", "int4", "int5", "int6", "int8")  # formats that may be asymmetric
-KvFormat = Literal["int8", "bf16", "fp32"]
+KvFormat = Literal["int8", "int6", "int5", "int4", "bf16", "fp32"]
 FloatFormat = Literal["fp32", "fp16", "bf16"]
 Tier = Literal["fast", "best"]
 TIERS: tuple[Tier, ...] = ("fast", "best")
@@ -68,18 +69,39 @@ class WeightFormat(Spec):
         return value
 
 
+class KvFormats(Spec):
+    """How keys and values are cached, where it is not in the same format."""
+
+    key: KvFormat
+    value: KvFormat
+
+
+def one_spelling(kv: KvFormat | KvFormats) -> KvFormat | KvFormats:
+    """One name for two equal formats: recipes that do the same are the same."""
+    return kv.key if isinstance(kv, KvFormats) and kv.key == kv.value else kv
+
+
+Kv = Annotated[KvFormat | KvFormats, AfterValidator(one_spelling)]
+
+
 class QuantizeStep(Spec):
     """Round every matrix to a grid, without calibration data.
 
     `embedding` also covers the output head. `scales` is `search` (least squared error over a grid of
-    scales, each rounded to fp16 first) or `range` (the largest magnitude sets the scale).
+    scales, each rounded to fp16 first) or `range` (the largest magnitude sets the scale). `kv` is the format
+    of the KV cache: `int8`, or one for keys and one for values, as `{key: int6, value: int4}`.
     """
 
     step: Literal["quantize"] = "quantize"
     weights: WeightFormat = WeightFormat()
     embedding: WeightFormat = WeightFormat(name="int8")
     scales: Literal["search", "range"] = "search"
-    kv: KvFormat = "int8"
+    kv: Kv = "int8"
+
+    @property
+    def kv_formats(self) -> KvFormats:
+        """The cache's formats, spelt out."""
+        return self.kv if isinstance(self.kv, KvFormats) else KvFormats(key=self.kv, value=self.kv)
 
 
 class Recipe(Spec):
@@ -89,20 +111,23 @@ class Recipe(Spec):
     seed: int = Field(default=0, ge=0, lt=2**63)
 
 
-def preset(name: WeightFormatName, group_size: GroupSize = 64, asymmetric: bool = False) -> Recipe:
+def preset(
+    name: WeightFormatName, group_size: GroupSize = 64, asymmetric: bool = False, kv: Kv | None = None
+) -> Recipe:
     """The recipe behind `penjing quantize --format NAME`; `asymmetric`: zero points in the blocks' matrices.
 
     `keep` changes nothing: weights in their own dtype and an fp32 KV cache, the reference everything is
     measured against. Otherwise the embedding and head, which carry most of the damage at 4 bits and little
-    of the size in large models, stay at 8 bits. Raises SpecError for a format that cannot have zero points.
+    of the size in large models, stay at 8 bits, and so does the KV cache. Raises SpecError for a format that
+    cannot have zero points.
     """
     if name == "keep":
         keep = WeightFormat(name="keep")
-        return Recipe(steps=(QuantizeStep(weights=keep, embedding=keep, kv="fp32"),))
+        return Recipe(steps=(QuantizeStep(weights=keep, embedding=keep, kv=kv or "fp32"),))
     wanted = {"name": name, "group_size": group_size, "asymmetric": asymmetric}
     weights = validate(WeightFormat, wanted, "format")
     embedding = WeightFormat(name="int8", group_size=group_size)
-    return Recipe(steps=(QuantizeStep(weights=weights, embedding=embedding),))
+    return Recipe(steps=(QuantizeStep(weights=weights, embedding=embedding, kv=kv or "int8"),))
 
 
 def parse_fraction(value: object) -> object:

@@ -82,6 +82,9 @@ def quantize(
     asymmetric: Annotated[
         bool, typer.Option("--asymmetric", help="Zero points beside the scales, for int2 to int8.")
     ] = False,
+    kv: Annotated[
+        str | None, typer.Option(help="KV cache: int8, int6, int5, int4, bf16 or fp32; or KEYS,VALUES.")
+    ] = None,
     recipe: Annotated[Path | None, typer.Option(help="YAML or JSON file, instead of --format.")] = None,
     force: Force = False,
     as_json: Json = False,
@@ -89,7 +92,7 @@ def quantize(
     """Write an artifact in a given format, without a budget and without calibration data."""
     from penjing.quantize import quantize_checkpoint
 
-    chosen = chosen_recipe(format, group_size, recipe, asymmetric)
+    chosen = chosen_recipe(format, group_size, recipe, asymmetric, kv)
     with progress_bar() as progress:
         artifact = quantize_checkpoint(
             model,
@@ -109,15 +112,19 @@ def quantize(
 
 
 def chosen_recipe(
-    format: FormatName | None, group_size: int | None, recipe: Path | None, asymmetric: bool = False
+    format: FormatName | None,
+    group_size: int | None,
+    recipe: Path | None,
+    asymmetric: bool = False,
+    kv: str | None = None,
 ) -> Recipe:
     """One recipe from either a file or the short options. Raises SpecError if both are given."""
-    from penjing.spec import preset, read_recipe
+    from penjing.spec import KvFormats, preset, read_recipe, validate
 
     if recipe is not None:
-        if format is not None or group_size is not None or asymmetric:
+        if format is not None or group_size is not None or asymmetric or kv is not None:
             raise SpecError(
-                "--recipe says everything: give it alone, without --format, --group-size and --asymmetric"
+                "--recipe says everything: give it without --format, --group-size, --asymmetric and --kv"
             )
         return read_recipe(recipe)
     if format is FormatName.keep and (group_size is not None or asymmetric):
@@ -134,7 +141,9 @@ def chosen_recipe(
             size = 128
         case _:
             raise SpecError(f"--group-size {group_size}: it must be 32, 64 or 128")
-    return preset((format or FormatName.int4).value, size, asymmetric)
+    keys, _, values = (kv or "").partition(",")
+    formats = validate(KvFormats, {"key": keys, "value": values or keys}, f"--kv {kv}") if kv else None
+    return preset((format or FormatName.int4).value, size, asymmetric, formats)
 
 
 def export(
