@@ -15,8 +15,8 @@ void prepare_queries(const Workspace& work) {
   for (int64_t vector = 0; vector < work.vectors; ++vector) {
     const float* query = work.tile.query + vector / queries * work.tile.stride + vector % queries * head_dim;
     float step = 1.0f;
-    if (keys.is_integer())
-      step = quantize_query<Isa>(keys, query, work.codes + vector * keys.stored_dims(), work.offsets + vector);
+    int8_t* codes = work.codes + vector * keys.stored_dims();
+    if (keys.is_integer()) step = quantize_query<Isa>(keys, query, codes, work.offsets + vector);
     // All scores of a query of zeros are zero: a factor that is not keeps minus infinity what it is.
     work.factors[vector] = step == 0.0f ? 1.0f : step * work.attention.scale;
   }
@@ -114,16 +114,13 @@ void merge_part(const Softmax& part, const float* part_out, int64_t head_dim, bo
   whole = {top, kept + part.sum * V::max_lane(take)};
 }
 
-// What the spans came to, over the sum of the weights, and as it was before it was mixed.
 template <class Isa>
-void finish(const KvPlane& values, float* out, float sum) {
+void divide(float* out, int64_t head_dim, float sum) {
   using V = Vec<Isa>;
-  const int64_t head_dim = values.head_dim;
   for (int64_t i = 0; i < head_dim; i += kLanes) {
     const auto quotient = V::div(load_up_to<Isa>(out + i, head_dim - i), V::set1(sum));
     store_up_to<Isa>(out + i, quotient, head_dim - i);
   }
-  if (values.is_mixed()) unmix<Isa>(out, head_dim);
 }
 
 PENJING_INLINE float* out_of(const Attention& attention, const AttentionTile& tile, int64_t vector) {
@@ -151,7 +148,7 @@ void attend(const Attention& attention, const AttentionTile& tile, float* scratc
     }
   }
   for (int64_t vector = 0; vector < vectors; ++vector)
-    finish<Isa>(attention.values, out_of(attention, tile, vector), whole[vector].sum);
+    divide<Isa>(out_of(attention, tile, vector), head_dim, whole[vector].sum);
 }
 
 template <class Isa>
@@ -178,7 +175,7 @@ void merge_spans(const Attention& attention, const AttentionTile& tile, const fl
       const auto* softmax = reinterpret_cast<const Softmax*>(part + vectors * head_dim);
       merge_part<Isa>(softmax[vector], part + vector * head_dim, head_dim, span == first, whole, out);
     }
-    finish<Isa>(attention.values, out, whole.sum);
+    divide<Isa>(out, head_dim, whole.sum);
   }
 }
 

@@ -22,8 +22,8 @@ struct AttentionBlocking<Avx512> {
   static constexpr int score_queries = 8, weigh_queries = 2, weigh_vectors = 4;
 };
 
-// Codes of a query that is mixed as keys are, zero in their padding; offset takes back out what was added to each
-// key code. Returns the factor of query . key: 0 for a query of zeros, NaN if anything is not finite.
+// Codes of a query that is mixed as keys are, zero in their padding; offset takes back out what was added to
+// each key code. Returns the factor of query . key: 0 for a query of zeros, NaN if anything is not finite.
 template <class Isa>
 float quantize_query(const KvPlane& keys, const float* query, int8_t* codes, int32_t* offset) {
   const int64_t head_dim = keys.head_dim;
@@ -202,8 +202,8 @@ PENJING_INLINE void weigh_codes(const KvPlane& plane, const SpanValues& values, 
 }
 
 template <class Isa>
-void weigh_span_codes(const Workspace& work, const SpanValues& values, const SpanPages& span, const Rows& rows,
-                      float* out) {
+void weigh_span_codes(const Workspace& work, const SpanValues& values, const SpanPages& span,
+                      const Rows& rows, float* out) {
   using Size = AttentionBlocking<Isa>;
   const Attention& attention = work.attention;
   const int64_t head_dim = attention.values.head_dim, stride = Size::weigh_vectors * kLanes;

@@ -101,7 +101,8 @@ struct AttentionTile {
   return (tile.position + tile.rows - 1) / kSpanTokens + 1;
 }
 // Floats of what attend_spans leaves for one span of a tile with this many queries over all its rows, and of
-// the scratch that attend and attend_spans need: of each query, and bytes of a span of values and a page of keys.
+// the scratch that attend and attend_spans need: of each query, and bytes of a span of values and a page of
+// keys.
 [[gnu::always_inline]] inline int64_t part_floats(int64_t queries, int64_t head_dim) {
   return queries * (head_dim + 2);
 }

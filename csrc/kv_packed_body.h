@@ -13,8 +13,8 @@ namespace penjing {
 // The number that is taken from a doubled code.
 PENJING_INLINE int32_t middle_of_codes(int64_t bits) { return (1 << bits) - 1; }
 
-// Codes of a vector, and their scale: max|x| / 2^bits rounded to bf16; 0 for vectors below 1e-30, NaN for those
-// that are not finite.
+// Codes of a vector, and their scale: max|x| / 2^bits rounded to bf16; 0 for vectors below 1e-30, NaN for
+// those that are not finite.
 template <class Isa>
 PENJING_INLINE Bf16 quantize_to_cells(const float* vector, int64_t head_dim, int64_t bits, uint8_t* codes) {
   using V = Vec<Isa>;
@@ -52,8 +52,8 @@ PENJING_INLINE void write_packed(const KvPlane& plane, uint8_t* page, Bf16* scal
                                  const float* vector) {
   uint8_t codes[kMostHeadDim + kMostPadding] = {};
   float mixed[kMostHeadDim];
-  if (plane.is_mixed()) mix<Isa>(vector, plane.head_dim, mixed);
-  *scale = quantize_to_cells<Isa>(plane.is_mixed() ? mixed : vector, plane.head_dim, plane.bits(), codes);
+  if (plane.keys) mix<Isa>(vector, plane.head_dim, mixed);
+  *scale = quantize_to_cells<Isa>(plane.keys ? mixed : vector, plane.head_dim, plane.bits(), codes);
   const int64_t dims = plane.stored_dims(), parts = plane.parts(), high_bits = plane.bits() - 4;
   const Runs runs = runs_of(plane);
   const int64_t run = plane.keys ? 0 : slot / 4;

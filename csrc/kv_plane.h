@@ -17,10 +17,10 @@ enum class KvFormat : int32_t { fp32 = 0, bf16 = 1, int8 = 2, int6 = 3, int5 = 4
 //   keys of int8:          (dimension / 4) * 128 + token * 4 + dimension % 4, codes + 128
 //   values of fp32, bf16:  token * D + dimension
 //   values of int8:        (token / 4) * 4 D + dimension * 4 + token % 4
-// int4, int5 and int6 cut int8's order into runs of n codes: the page of keys is one, values have one for every
-// four tokens. In a plane of nibbles, run after run, byte i holds the low bits of codes i (low) and i + n / 2;
-// in a plane of higher bits behind it, byte i holds those of codes i + k n / parts for all k < parts, lowest
-// first. A byte's codes are one token's: neighbouring tokens may be written by different threads.
+// int4, int5 and int6 cut int8's order into runs of n codes: keys have one a page, values one for every
+// four tokens. In a plane of nibbles, run after run, byte i holds the low bits of code i and, above them, of
+// code i + n / 2. In a plane of higher bits behind it, byte i holds those of codes i + k n / parts(), the bits
+// of k = 0 lowest. A byte's codes are one token's: neighbouring tokens may be written by different threads.
 struct KvPlane {
   KvFormat format;
   bool keys;              // or values
@@ -30,8 +30,6 @@ struct KvPlane {
 
   [[gnu::always_inline]] bool is_integer() const { return format >= KvFormat::int8; }
   [[gnu::always_inline]] bool is_packed() const { return format > KvFormat::int8; }
-  // Whether vectors go through a Walsh-Hadamard transform before they are rounded.
-  [[gnu::always_inline]] bool is_mixed() const { return keys ? is_integer() : is_packed(); }
   // Of an element: 4 .. 32.
   [[gnu::always_inline]] int64_t bits() const {
     switch (format) {
@@ -43,7 +41,7 @@ struct KvPlane {
       default: return 4;
     }
   }
-  // Of a packed code: the codes that share a byte in the plane of higher bits, or of nibbles if there is none.
+  // Packed codes that share a byte, in the plane of higher bits or, if there is none, of nibbles.
   [[gnu::always_inline]] int64_t parts() const { return bits() == 4 ? 2 : 8 / (bits() - 4); }
   // Dimensions with their padding: keys fill dwords, and packed codes fill bytes of whole dwords.
   [[gnu::always_inline]] int64_t stored_dims() const {

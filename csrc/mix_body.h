@@ -1,4 +1,4 @@
-// The Walsh-Hadamard transform of keys, queries and values.
+// The Walsh-Hadamard transform of keys and queries.
 #pragma once
 #include "kernels.h"
 #include "vec.h"
@@ -28,15 +28,6 @@ PENJING_INLINE void mix(const float* vector, int64_t head_dim, float* __restrict
       from = to;
     }
   }
-}
-
-// What was mixed as it was before: the transform is its own inverse, but for the size of a group.
-template <class Isa>
-PENJING_INLINE void unmix(float* vector, int64_t head_dim) {
-  float mixed[kMostHeadDim];
-  mix<Isa>(vector, head_dim, mixed);
-  const float inverse = 1.0f / static_cast<float>(mixed_together(head_dim));
-  for (int64_t i = 0; i < head_dim; ++i) vector[i] = mixed[i] * inverse;
 }
 
 }  // namespace penjing

@@ -29,8 +29,7 @@ def stored(vectors: NDArray[np.float32], format: str) -> NDArray[np.float32]:
         return vectors.astype(ml_dtypes.bfloat16).astype(np.float32)
     if format in PACKED_BITS:
         kept = cached(vectors, format, False)
-        unmixed = mix(kept.codes.astype(np.float32) * kept.scales[..., None])
-        return unmixed / np.float32(mixed_together(vectors.shape[-1]))
+        return kept.codes.astype(np.float32) * kept.scales[..., None]
     codes, scales = int8_codes(vectors)
     return codes * scales[..., None]
 

@@ -141,8 +141,10 @@ def chosen_recipe(
             size = 128
         case _:
             raise SpecError(f"--group-size {group_size}: it must be 32, 64 or 128")
-    keys, _, values = (kv or "").partition(",")
-    formats = validate(KvFormats, {"key": keys, "value": values or keys}, f"--kv {kv}") if kv else None
+    formats = None
+    if kv is not None:
+        keys, comma, values = kv.partition(",")
+        formats = validate(KvFormats, {"key": keys, "value": values if comma else keys}, f"--kv {kv}")
     return preset((format or FormatName.int4).value, size, asymmetric, formats)
 
 

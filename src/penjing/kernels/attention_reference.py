@@ -15,7 +15,7 @@ from penjing.kernels.reference import SMALLEST_MAGNITUDE, fma
 
 Floats = NDArray[np.float32]
 
-PACKED_BITS = {"int4": 4, "int5": 5, "int6": 6}  # formats of equal cells; values of these are mixed
+PACKED_BITS = {"int4": 4, "int5": 5, "int6": 6}  # formats of equal cells
 
 SPAN_TOKENS = 256
 GRANULE = 64  # positions whose weights are computed together
@@ -83,10 +83,11 @@ def quantize_to_cells(vectors: Floats, bits: int) -> Quantized:
 
 
 def cached(vectors: Floats, format: str, keys: bool) -> Quantized:
-    """What int8, int6, int5 or int4 keeps of keys or values [..., head_dim]; mixed, where they are."""
+    """What int8, int6, int5 or int4 keeps of keys, which are mixed, or values [..., head_dim]."""
+    entering = mix(vectors) if keys else vectors
     if format == "int8":
-        return quantize_vectors(mix(vectors) if keys else vectors)
-    return quantize_to_cells(mix(vectors), PACKED_BITS[format])
+        return quantize_vectors(entering)
+    return quantize_to_cells(entering, PACKED_BITS[format])
 
 
 def exp2(x: Floats) -> Floats:
@@ -166,4 +167,4 @@ def attend(
         whole = merge(whole, attend_span(scores[start:], values_here, begin, end, exponent))
     assert whole is not None
     out: Floats = whole.out / whole.total
-    return mix(out) / np.float32(mixed_together(len(out))) if formats[1] in PACKED_BITS else out
+    return out
