@@ -42,23 +42,12 @@ float quantize_query(const KvPlane& keys, const float* query, int8_t* codes, int
   return scale / static_cast<float>(mixed_together(head_dim));
 }
 
-// What to fetch of a page: number `part` of `parts` equal parts. Every pass over a span fetches its part of
-// what comes next, so that memory is read all the time.
-struct Ahead {
-  const KvPlane& plane;
-  int64_t part, parts;
-};
-PENJING_INLINE void fetch(const Ahead& ahead, int64_t page, int64_t kv_head) {
-  const auto* bytes = page_elements<const uint8_t>(ahead.plane, page, kv_head);
-  const int64_t lines = (ahead.plane.head_bytes() + 63) / 64, last = lines * (ahead.part + 1) / ahead.parts;
-  for (int64_t line = lines * ahead.part / ahead.parts; line < last; ++line)
-    __builtin_prefetch(bytes + 64 * line, 0, 2);
-}
-
-// scores[q][0 .. 31] = (query . key) * key scale for one page of keys.
+// scores[q][0 .. 31] = (query . key) * key scale for one page of keys. What begins at `next` is fetched on the
+// way, line by line: all at once, it would hold up the keys.
 template <class Isa, int kQueries>
 PENJING_INLINE void score_codes(const uint8_t* keys, const float* key_scales, int64_t padded,
-                                const int8_t* codes, const int32_t* offsets, float* scores) {
+                                const int8_t* codes, const int32_t* offsets, const uint8_t* next,
+                                int64_t next_bytes, float* scores) {
   using V = Vec<Isa>;
   typename V::Ints sum[kQueries][2];
 #pragma GCC unroll 8
@@ -66,6 +55,10 @@ PENJING_INLINE void score_codes(const uint8_t* keys, const float* key_scales, in
   for (int64_t i = 0; i < padded; i += 4) {
     const auto first = V::load_bytes(keys + i * kPageTokens);
     const auto second = V::load_bytes(keys + i * kPageTokens + 64);
+    if (i * kPageTokens < next_bytes) {
+      __builtin_prefetch(next + i * kPageTokens, 0, 2);
+      __builtin_prefetch(next + i * kPageTokens + 64, 0, 2);
+    }
 #pragma GCC unroll 8
     for (int q = 0; q < kQueries; ++q) {
       const auto quad = V::load_signed_quad(codes + q * padded + i);
@@ -88,14 +81,14 @@ void score_span_codes(const Workspace& work, const SpanPages& span, const Rows& 
   const int64_t padded = attention.keys.stored_dims(), first = rows.first * attention.queries;
   for (int64_t index = span.first; index < span.last; ++index) {
     const int64_t page = span.pages[index], column = index * kPageTokens - span.start;
-    fetch({attention.values, 0, 1}, page, span.kv_head);
+    const auto* values = page_elements<const uint8_t>(attention.values, page, span.kv_head);
     const uint8_t* keys = page_codes<Isa>(attention.keys, page, span.kv_head, work.key_bytes);
     load_scales<Isa>(attention.keys, page, span.kv_head, work.key_scales);
     for_query_blocks<AttentionBlocking<Isa>::score_queries>(
         first, rows.last * attention.queries, [&](int64_t q, auto count) __attribute__((always_inline)) {
-          score_codes<Isa, decltype(count)::value>(keys, work.key_scales, padded, work.codes + q * padded,
-                                                   work.offsets + q,
-                                                   work.scores + q * kSpanTokens + column);
+          score_codes<Isa, decltype(count)::value>(
+              keys, work.key_scales, padded, work.codes + q * padded, work.offsets + q, values,
+              q == first ? attention.values.head_bytes() : 0, work.scores + q * kSpanTokens + column);
         });
   }
 }
@@ -157,6 +150,19 @@ float soften_to_codes(const float* scores, const float* factors, const Columns& 
     V::store_digits(codes + i, codes + kSpanTokens + i, code[0], code[1], code[2], code[3]);
   }
   return V::sum(total);
+}
+
+// What to fetch of a page: number `part` of `parts` equal parts. Every pass over a span fetches its part of
+// what comes next, so that memory is read all the time.
+struct Ahead {
+  const KvPlane& plane;
+  int64_t part, parts;
+};
+PENJING_INLINE void fetch(const Ahead& ahead, int64_t page, int64_t kv_head) {
+  const auto* bytes = page_elements<const uint8_t>(ahead.plane, page, kv_head);
+  const int64_t lines = (ahead.plane.head_bytes() + 63) / 64, last = lines * (ahead.part + 1) / ahead.parts;
+  for (int64_t line = lines * ahead.part / ahead.parts; line < last; ++line)
+    __builtin_prefetch(bytes + 64 * line, 0, 2);
 }
 
 // out[q][i ..] = sum of weight * value over the pages of a span; kVectors x 16 dimensions of which `left`

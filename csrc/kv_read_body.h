@@ -4,45 +4,54 @@
 
 namespace penjing {
 
-// Bytes 2 code + bias of `kBytes` codes in one part of a run. Plain loops of fixed length: compilers find the
+template <int kLeft>
+PENJING_INLINE uint32_t shifted(uint32_t x) {
+  if constexpr (kLeft >= 0)
+    return x << kLeft;
+  else
+    return x >> -kLeft;
+}
+
+// Bytes 2 code + bias of kBytes codes in one part of a run. Plain loops of fixed length: compilers find the
 // vector instructions for them on every instruction set.
 template <int kHighBits, int kPart, int kBytes>
 PENJING_INLINE void unpack_piece(const uint8_t* __restrict low, const uint8_t* __restrict high, uint8_t bias,
                                  uint8_t* __restrict out) {
-  constexpr int kParts = kHighBits ? 8 / kHighBits : 2, kLowShift = kPart < kParts / 2 ? 0 : 4;
+  constexpr int kParts = kHighBits ? 8 / kHighBits : 2, kHighMask = (1 << kHighBits) - 1;
   for (int i = 0; i < kBytes; ++i) {
-    uint32_t code = low[i] >> kLowShift & 15;
-    if constexpr (kHighBits > 0)
-      code |= (high[i] >> (kPart * kHighBits) & ((1 << kHighBits) - 1)) << 4;
-    out[i] = static_cast<uint8_t>(2 * code + bias);
+    uint32_t twice = shifted<kPart < kParts / 2 ? 1 : -3>(low[i]) & 15 << 1;
+    if constexpr (kHighBits > 0) twice |= shifted<5 - kPart * kHighBits>(high[i]) & kHighMask << 5;
+    out[i] = static_cast<uint8_t>(twice + bias);
   }
 }
 
-// The parts of a run from kPart on, `length` codes each: a multiple of 16.
-template <int kHighBits, int kPart = 0>
+// The parts of a run from kPart on, `length` codes each.
+template <int kHighBits, int kBytes, int kPart = 0>
 PENJING_INLINE void unpack_parts(const uint8_t* low, const uint8_t* high, int64_t length, uint8_t bias,
                                  uint8_t* out) {
   constexpr int kParts = kHighBits ? 8 / kHighBits : 2;
   const uint8_t* nibbles = low + kPart % (kParts / 2) * length;
-  uint8_t* part = out + kPart * length;
-  int64_t i = 0;
-  for (; i + 64 <= length; i += 64)
-    unpack_piece<kHighBits, kPart, 64>(nibbles + i, high + i, bias, part + i);
-  if (i + 32 <= length) {
-    unpack_piece<kHighBits, kPart, 32>(nibbles + i, high + i, bias, part + i);
-    i += 32;
-  }
-  if (i < length) unpack_piece<kHighBits, kPart, 16>(nibbles + i, high + i, bias, part + i);
-  if constexpr (kPart + 1 < kParts) unpack_parts<kHighBits, kPart + 1>(low, high, length, bias, out);
+  for (int64_t i = 0; i < length; i += kBytes)
+    unpack_piece<kHighBits, kPart, kBytes>(nibbles + i, high + i, bias, out + kPart * length + i);
+  if constexpr (kPart + 1 < kParts)
+    unpack_parts<kHighBits, kBytes, kPart + 1>(low, high, length, bias, out);
+}
+
+template <int kHighBits, int kBytes>
+PENJING_INLINE void unpack_runs(const Runs& runs, const uint8_t* page, int64_t length, uint8_t bias,
+                                uint8_t* out) {
+  const uint8_t *low = page, *high = page + runs.count * runs.codes / 2;
+  for (int64_t run = 0; run < runs.count; ++run, low += runs.codes / 2, high += length, out += runs.codes)
+    unpack_parts<kHighBits, kBytes>(low, high, length, bias, out);
 }
 
 template <class Isa, int kHighBits>
 void unpack_page(const KvPlane& plane, const uint8_t* page, uint8_t bias, uint8_t* out) {
   const Runs runs = runs_of(plane);
-  const int64_t length = runs.codes / plane.parts();
-  const uint8_t *low = page, *high = page + runs.count * runs.codes / 2;
-  for (int64_t run = 0; run < runs.count; ++run, low += runs.codes / 2, high += length, out += runs.codes)
-    unpack_parts<kHighBits>(low, high, length, bias, out);
+  const int64_t length = runs.codes / plane.parts();  // a multiple of 16
+  if (length % 64 == 0) return unpack_runs<kHighBits, 64>(runs, page, length, bias, out);
+  if (length % 32 == 0) return unpack_runs<kHighBits, 32>(runs, page, length, bias, out);
+  unpack_runs<kHighBits, 16>(runs, page, length, bias, out);
 }
 
 // What attention takes from the unsigned bytes of a key.

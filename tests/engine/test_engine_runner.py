@@ -26,8 +26,8 @@ from penjing.engine.step import PAGE_TOKENS, Runner, StepSequence
 from penjing.errors import CapacityError, EngineError, NonFiniteLogitsError
 from penjing.formats import Encoded, encode
 from penjing.formats.tiles import TILE_ROWS
-from penjing.measure.machine import usable_cores
 from penjing.measure.cost import kv_bytes_per_token
+from penjing.measure.machine import usable_cores
 from penjing.spec import KvFormat, WeightFormat
 
 NUM_PAGES = 6

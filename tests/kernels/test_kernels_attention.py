@@ -1,4 +1,4 @@
-"""Attention over pages: the oracle's bits for whole numbers, and rows that do not depend on tiles, parts or pages."""
+"""Attention over pages: the oracle's bits for whole numbers; rows do not depend on tiles, parts or pages."""
 
 from __future__ import annotations
 
