@@ -161,7 +161,7 @@ def int8_page(vectors: NDArray[np.float32], keys: bool) -> bytes:
 
 
 def packed_page(vectors: NDArray[np.float32], format: str, keys: bool) -> bytes:
-    """Each head's codes in int8's order, in runs of which a byte has every half, or every part; bf16 scales."""
+    """Each head's codes in int8's order, in runs of which a byte holds all halves, or parts; bf16 scales."""
     kept, bits = cached(vectors, format, keys), PACKED_BITS[format]
     codes = ((kept.codes + 2**bits - 1) // 2).astype(np.uint8)
     parts = 2 if bits == 4 else 8 // (bits - 4)

@@ -60,7 +60,9 @@ def test_whole_numbers_have_the_oracle_s_bits(isa, formats, head_dim):
         first = max(0, position - window + 1) if window else 0
         seen = slice(0, position + 1)
         expected = [
-            oracle.attend(keys[seen, head], values[seen, head], query[0, head, q], first, 0.2, formats)
+            oracle.attend(
+                keys[seen, head], values[seen, head], query[0, head, q], first, 0.2, formats=formats
+            )
             for head in range(heads)
             for q in range(queries)
         ]
@@ -136,6 +138,15 @@ def test_the_largest_sums_fit(isa):
     keys = np.full((256, 1, 1024), 5.0, np.float32)
     out = attend(cache(isa, keys, np.tile(values, 64)), keys[None, :1], 255)
     np.testing.assert_allclose(out, -3.0, rtol=1e-5)
+
+
+def test_the_widest_heads(isa):
+    """1,022 dimensions, packed as 1,024."""
+    keys, values, query = normal(40, 1, 1022), normal(40, 1, 1022, seed=1), normal(1, 1, 2, 1022, seed=2)
+    out = attend(cache(isa, keys, values, ("int5", "int5")), query, 39, scale=0.03)
+    for q in range(2):
+        expected = oracle.attend(keys[:, 0], values[:, 0], query[0, 0, q], 0, 0.03, formats=("int5", "int5"))
+        np.testing.assert_array_equal(out[0, 0, q], expected)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

@@ -148,6 +148,7 @@ def attend(
     query: Floats,
     first: int,
     scale: float,
+    *,
     formats: tuple[str, str] = ("int8", "int8"),
 ) -> Floats:
     """Attention of one query [head_dim] at the last position over positions from `first` on: [head_dim].
