@@ -42,11 +42,14 @@ struct KvPlane {
     }
   }
   // Packed codes that share a byte, in the plane of higher bits or, if there is none, of nibbles.
-  [[gnu::always_inline]] int64_t parts() const { return bits() == 4 ? 2 : 8 / (bits() - 4); }
-  // Dimensions with their padding: keys fill dwords, and packed codes fill bytes of whole dwords.
+  [[gnu::always_inline]] int64_t parts() const {
+    return format == KvFormat::int4 ? 2 : format == KvFormat::int5 ? 8 : 4;
+  }
+  // Dimensions with their padding: keys fill dwords, and packed codes fill bytes of whole dwords. A mask,
+  // because a division for every page that is read shows.
   [[gnu::always_inline]] int64_t stored_dims() const {
     const int64_t multiple = is_packed() ? 4 * parts() : is_integer() && keys ? 4 : 1;
-    return (head_dim + multiple - 1) / multiple * multiple;
+    return (head_dim + multiple - 1) & -multiple;
   }
   [[gnu::always_inline]] int64_t code_bytes() const { return stored_dims() * kPageTokens * bits() / 8; }
   [[gnu::always_inline]] int64_t head_bytes() const {
