@@ -19,8 +19,8 @@ enum class KvFormat : int32_t { fp32 = 0, bf16 = 1, int8 = 2, int6 = 3, int5 = 4
 //   values of int8:        (token / 4) * 4 D + dimension * 4 + token % 4
 // int4, int5 and int6 cut int8's order into runs of n codes: keys have one a page, values one for every
 // four tokens. In a plane of nibbles, run after run, byte i holds the low bits of code i and, above them, of
-// code i + n / 2. In a plane of higher bits behind it, byte i holds those of codes i + k n / parts(), the bits
-// of k = 0 lowest. A byte's codes are one token's: neighbouring tokens may be written by different threads.
+// code i + n / 2. In a plane of higher bits behind it, byte i holds those of codes i + k n / parts(), k = 0
+// lowest. A byte's codes are one token's: neighbouring tokens may be written by different threads.
 struct KvPlane {
   KvFormat format;
   bool keys;              // or values

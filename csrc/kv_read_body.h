@@ -4,6 +4,9 @@
 
 namespace penjing {
 
+// KvPlane::parts.
+PENJING_INLINE constexpr int parts_of(int high_bits) { return high_bits == 0 ? 2 : 8 / high_bits; }
+
 template <int kLeft>
 PENJING_INLINE uint32_t shifted(uint32_t x) {
   if constexpr (kLeft >= 0)
@@ -17,7 +20,7 @@ PENJING_INLINE uint32_t shifted(uint32_t x) {
 template <int kHighBits, int kPart, int kBytes>
 PENJING_INLINE void unpack_piece(const uint8_t* __restrict low, const uint8_t* __restrict high, uint8_t bias,
                                  uint8_t* __restrict out) {
-  constexpr int kParts = kHighBits ? 8 / kHighBits : 2, kHighMask = (1 << kHighBits) - 1;
+  constexpr int kParts = parts_of(kHighBits), kHighMask = (1 << kHighBits) - 1;
   for (int i = 0; i < kBytes; ++i) {
     uint32_t twice = shifted<kPart < kParts / 2 ? 1 : -3>(low[i]) & 15 << 1;
     if constexpr (kHighBits > 0) twice |= shifted<5 - kPart * kHighBits>(high[i]) & kHighMask << 5;
@@ -29,7 +32,7 @@ PENJING_INLINE void unpack_piece(const uint8_t* __restrict low, const uint8_t* _
 template <int kHighBits, int kBytes, int kPart = 0>
 PENJING_INLINE void unpack_parts(const uint8_t* low, const uint8_t* high, int64_t length, uint8_t bias,
                                  uint8_t* out) {
-  constexpr int kParts = kHighBits ? 8 / kHighBits : 2;
+  constexpr int kParts = parts_of(kHighBits);
   const uint8_t* nibbles = low + kPart % (kParts / 2) * length;
   for (int64_t i = 0; i < length; i += kBytes)
     unpack_piece<kHighBits, kPart, kBytes>(nibbles + i, high + i, bias, out + kPart * length + i);
@@ -48,7 +51,7 @@ PENJING_INLINE void unpack_runs(const Runs& runs, const uint8_t* page, int64_t l
 template <class Isa, int kHighBits>
 void unpack_page(const KvPlane& plane, const uint8_t* page, uint8_t bias, uint8_t* out) {
   const Runs runs = runs_of(plane);
-  const int64_t length = runs.codes / plane.parts();  // a multiple of 16
+  const int64_t length = runs.codes / parts_of(kHighBits);  // a multiple of 16
   if (length % 64 == 0) return unpack_runs<kHighBits, 64>(runs, page, length, bias, out);
   if (length % 32 == 0) return unpack_runs<kHighBits, 32>(runs, page, length, bias, out);
   unpack_runs<kHighBits, 16>(runs, page, length, bias, out);
