@@ -8,9 +8,10 @@ the rows. Times are processor time of the slowest thread, best of five: wall tim
 busy one what it would be with the processors to itself, though other work still takes caches and memory
 bandwidth away. Peaks are measured in the same way just before, by peak.cpp.
 
-Attention is that of one block with 32 heads of 64 dimensions over 4 KV heads, int8, which threads share: one
-token after a long context, over so many caches that they come from memory, and whole prompts. Operations are
-those of eight bits: two for a query and a key, four for a weight, which has two digits, and a value.
+Attention is that of one block with 32 heads of 64 dimensions over 4 KV heads, which threads share: one token
+after a long context, over so many caches that they come from memory, in several formats, and whole prompts in
+int8. Operations are those of eight bits: two for a query and a key, four for a weight, which has two digits,
+and a value.
 """
 
 from __future__ import annotations
@@ -39,7 +40,21 @@ TOKENS = (1, 8, 16, 512)
 TOTAL_BYTES = 160 << 20  # larger than level-3 caches
 TRIALS = 5
 HEAD_DIM, KV_HEADS, QUERIES = 64, 4, 8
-CONTEXTS = ((8192, 1), (512, 512), (2048, 2048))  # tokens, and how many of them are attended from
+HEAD_BYTES = {  # of a token
+    "int8": HEAD_DIM + 4,
+    "int6": HEAD_DIM * 6 // 8 + 2,
+    "int5": HEAD_DIM * 5 // 8 + 2,
+    "int4": HEAD_DIM // 2 + 2,
+}
+CONTEXTS = (  # formats of keys and values, tokens, and how many of them are attended from
+    ("int8", "int8", 8192, 1),
+    ("int6", "int6", 8192, 1),
+    ("int6", "int4", 8192, 1),
+    ("int5", "int5", 8192, 1),
+    ("int4", "int4", 8192, 1),
+    ("int8", "int8", 512, 512),
+    ("int8", "int8", 2048, 2048),
+)
 
 
 def measure_peaks(directory: Path, threads: int) -> tuple[float, float]:
@@ -117,12 +132,12 @@ def seconds_per_product(shares: list[list[Any]], run: Callable[[Any], object], r
     return best
 
 
-def random_attention(context: int, kv_heads: int) -> _core.Attention:
+def random_attention(key: str, value: str, context: int, kv_heads: int) -> _core.Attention:
     """A cache of random keys and values, in shuffled pages."""
     rng = np.random.default_rng(0)
     keys, values = rng.standard_normal((2, context, kv_heads, HEAD_DIM), np.float32)
     pages = rng.permutation(context // 32).astype(np.int32)
-    return _core.Attention(keys, values, "int8", "int8", pages, default_isa())
+    return _core.Attention(keys, values, key, value, pages, default_isa())
 
 
 def attend(context: int, rows: int, kv_heads: int) -> Callable[[_core.Attention], object]:
@@ -135,16 +150,17 @@ def attend(context: int, rows: int, kv_heads: int) -> Callable[[_core.Attention]
 def print_attention(threads: int, peak: float, read: float) -> None:
     """One line a context."""
     print("attention  context  tokens        ms   GOP/s  of peak    GB/s  of read")
-    for context, rows in CONTEXTS:
-        cache_bytes = 2 * context * KV_HEADS * (HEAD_DIM + 4)
+    for key, value, context, rows in CONTEXTS:
+        cache_bytes = context * KV_HEADS * (HEAD_BYTES[key] + HEAD_BYTES[value])
         copies = TOTAL_BYTES // cache_bytes if rows == 1 else 1
         shares = [
-            [random_attention(context, KV_HEADS // threads) for _ in range(copies)] for _ in range(threads)
+            [random_attention(key, value, context, KV_HEADS // threads) for _ in range(copies)]
+            for _ in range(threads)
         ]
         seconds = seconds_per_product(shares, attend(context, rows, KV_HEADS // threads), copies)
         pairs = rows * (context - rows) + rows * (rows + 1) // 2
         operations = 2 * 3 * pairs * HEAD_DIM * KV_HEADS * QUERIES / seconds / 1e9
-        line = f"int8 KV    {context:>7} {rows:>7} {seconds * 1e3:>9.3f} {operations:>7.0f}"
+        line = f"{key},{value}  {context:>7} {rows:>7} {seconds * 1e3:>9.3f} {operations:>7.0f}"
         line += f" {operations / peak:8.0%}"
         if rows == 1:
             speed = cache_bytes / seconds / 1e9

@@ -11,12 +11,12 @@ namespace penjing {
 template <class Isa>
 void prepare_queries(const Workspace& work) {
   const int64_t head_dim = work.attention.keys.head_dim, queries = work.attention.queries;
-  const int64_t padded = padded_head_dim(head_dim);
+  const KvPlane& keys = work.attention.keys;
   for (int64_t vector = 0; vector < work.vectors; ++vector) {
     const float* query = work.tile.query + vector / queries * work.tile.stride + vector % queries * head_dim;
     float step = 1.0f;
-    if (work.attention.keys.format == Format::int8)
-      step = quantize_query<Isa>(query, head_dim, work.codes + vector * padded, work.offsets + vector);
+    int8_t* codes = work.codes + vector * keys.stored_dims();
+    if (keys.is_integer()) step = quantize_query<Isa>(keys, query, codes, work.offsets + vector);
     // All scores of a query of zeros are zero: a factor that is not keeps minus infinity what it is.
     work.factors[vector] = step == 0.0f ? 1.0f : step * work.attention.scale;
   }
@@ -51,7 +51,7 @@ PENJING_INLINE float shift_of(float* scores, const Columns& columns, float expon
   return V::max_lane(top) * exponent;
 }
 
-// Scores of one row to weights, and for int8 values to their codes.
+// Scores of one row to weights, and for values of whole numbers to their codes.
 template <class Isa>
 void soften_row(const Workspace& work, int64_t row, const Columns& columns, Softmax* softmax) {
   const Attention& attention = work.attention;
@@ -62,7 +62,7 @@ void soften_row(const Workspace& work, int64_t row, const Columns& columns, Soft
       cap_scores<Isa>(scores, columns.from, columns.to, work.factors[q], attention.softcap);
     softmax[q].shift = shift_of<Isa>(scores, columns, exponent_of(work, q));
   }
-  if (attention.values.format != Format::int8) {
+  if (!attention.values.is_integer()) {
     for (int64_t q = first; q < last; ++q)
       softmax[q].sum =
           soften<Isa>(work.scores + q * kSpanTokens, columns, exponent_of(work, q), softmax[q].shift);
@@ -82,16 +82,19 @@ void attend_span(const Workspace& work, int64_t index, const Part& part) {
   const Attention& attention = work.attention;
   const Rows rows = rows_that_see(attention, work.tile, index);
   const SpanPages span = pages_of(attention, work.tile, rows, index);
-  const Format keys = attention.keys.format, values = attention.values.format;
-  (keys == Format::int8   ? score_span_codes<Isa>
-   : keys == Format::bf16 ? score_span_floats<Isa, Bf16>
-                          : score_span_floats<Isa, float>)(work, span, rows);
-  if (values == Format::int8) gather_value_scales<Isa>(work, span);
+  const KvPlane &keys = attention.keys, &values = attention.values;
+  (keys.is_integer()               ? score_span_codes<Isa>
+   : keys.format == KvFormat::bf16 ? score_span_floats<Isa, Bf16>
+                                   : score_span_floats<Isa, float>)(work, span, rows);
+  SpanValues gathered{};
+  if (values.is_integer()) gathered = gather_values<Isa>(work, span);
   for (int64_t row = rows.first; row < rows.last; ++row)
     soften_row<Isa>(work, row, columns_of(attention, span, work.tile.position + row), part.softmax);
-  (values == Format::int8   ? weigh_span_codes<Isa>
-   : values == Format::bf16 ? weigh_span_floats<Isa, Bf16>
-                            : weigh_span_floats<Isa, float>)(work, span, rows, part.out);
+  if (values.is_integer())
+    weigh_span_codes<Isa>(work, gathered, span, rows, part.out);
+  else
+    (values.format == KvFormat::bf16 ? weigh_span_floats<Isa, Bf16>
+                                     : weigh_span_floats<Isa, float>)(work, span, rows, part.out);
 }
 
 // out = out * 2^(shift - top) + part_out * 2^(shift' - top), the sums likewise; top = max(shift, shift').

@@ -1,12 +1,12 @@
-// Attention over int8 keys and values in whole numbers: exact in int32, whatever the order.
+// Attention over keys and values of 8 bits and fewer in whole numbers: exact in int32, whatever the order.
 //
 // An instruction multiplies sixteen tokens of a page by four dimensions of a query, or sixteen dimensions of
 // a value by the weights of four tokens. A query has one digit: enough, if it is mixed as its keys are.
 // A weight has two, with one step a span: one digit would need a step for every page, which costs as much
-// (docs/log.md).
+// (docs/log.md). Packed codes become bytes first: keys a page at a time, values a span at a time.
 #pragma once
 #include "attention_tile.h"
-#include "kv_write_body.h"
+#include "kv_read_body.h"
 
 namespace penjing {
 
@@ -22,30 +22,32 @@ struct AttentionBlocking<Avx512> {
   static constexpr int score_queries = 8, weigh_queries = 2, weigh_vectors = 4;
 };
 
-// Codes of a query that is mixed as keys are, zero up to a multiple of four; offset takes the 128 in each key
-// code back out. Returns the factor of query . key: 0 for a query of zeros, NaN if anything is not finite.
+// Codes of a query that is mixed as keys are, zero in their padding; offset takes back out what was added to
+// each key code. Returns the factor of query . key: 0 for a query of zeros, NaN if anything is not finite.
 template <class Isa>
-float quantize_query(const float* query, int64_t head_dim, int8_t* codes, int32_t* offset) {
+float quantize_query(const KvPlane& keys, const float* query, int8_t* codes, int32_t* offset) {
+  const int64_t head_dim = keys.head_dim;
   float mixed[kMostHeadDim];
   mix<Isa>(query, head_dim, mixed);
+  for (int64_t i = head_dim; i < keys.stored_dims(); ++i) codes[i] = 0;
   int32_t sum = 0;
   const float scale = quantize_vector<Isa>(
       mixed, head_dim, [&](int64_t i, int64_t count, const int8_t* lanes) __attribute__((always_inline)) {
-        for (int64_t lane = 0; lane < padded_head_dim(count); ++lane) {
+        for (int64_t lane = 0; lane < count; ++lane) {
           codes[i + lane] = lanes[lane];
           sum += lanes[lane];
         }
       });
-  *offset = -128 * sum;
+  *offset = -key_offset(keys) * sum;
   return scale / static_cast<float>(mixed_together(head_dim));
 }
 
-// scores[q][0 .. 31] = (query . key) * key scale for one page of keys. What begins at `next`, if anything, is
-// fetched on the way.
+// scores[q][0 .. 31] = (query . key) * key scale for one page of keys. What begins at `next` is fetched on the
+// way, line by line: all at once, it would hold up the keys.
 template <class Isa, int kQueries>
 PENJING_INLINE void score_codes(const uint8_t* keys, const float* key_scales, int64_t padded,
                                 const int8_t* codes, const int32_t* offsets, const uint8_t* next,
-                                float* scores) {
+                                int64_t next_bytes, float* scores) {
   using V = Vec<Isa>;
   typename V::Ints sum[kQueries][2];
 #pragma GCC unroll 8
@@ -53,7 +55,7 @@ PENJING_INLINE void score_codes(const uint8_t* keys, const float* key_scales, in
   for (int64_t i = 0; i < padded; i += 4) {
     const auto first = V::load_bytes(keys + i * kPageTokens);
     const auto second = V::load_bytes(keys + i * kPageTokens + 64);
-    if (next != nullptr) {
+    if (i * kPageTokens < next_bytes) {
       __builtin_prefetch(next + i * kPageTokens, 0, 2);
       __builtin_prefetch(next + i * kPageTokens + 64, 0, 2);
     }
@@ -76,29 +78,36 @@ PENJING_INLINE void score_codes(const uint8_t* keys, const float* key_scales, in
 template <class Isa>
 void score_span_codes(const Workspace& work, const SpanPages& span, const Rows& rows) {
   const Attention& attention = work.attention;
-  const int64_t padded = padded_head_dim(attention.keys.head_dim), first = rows.first * attention.queries;
+  const int64_t padded = attention.keys.stored_dims(), first = rows.first * attention.queries;
   for (int64_t index = span.first; index < span.last; ++index) {
     const int64_t page = span.pages[index], column = index * kPageTokens - span.start;
-    const auto* keys = page_elements<const uint8_t>(attention.keys, page, span.kv_head);
     const auto* values = page_elements<const uint8_t>(attention.values, page, span.kv_head);
-    const float* scales = page_scales(attention.keys, page, span.kv_head);
+    const uint8_t* keys = page_codes<Isa>(attention.keys, page, span.kv_head, work.key_bytes);
+    load_scales<Isa>(attention.keys, page, span.kv_head, work.key_scales);
     for_query_blocks<AttentionBlocking<Isa>::score_queries>(
         first, rows.last * attention.queries, [&](int64_t q, auto count) __attribute__((always_inline)) {
           score_codes<Isa, decltype(count)::value>(
-              keys, scales, padded, work.codes + q * padded, work.offsets + q,
-              q == first ? values : nullptr, work.scores + q * kSpanTokens + column);
+              keys, work.key_scales, padded, work.codes + q * padded, work.offsets + q, values,
+              q == first ? attention.values.head_bytes() : 0, work.scores + q * kSpanTokens + column);
         });
   }
 }
 
+// The codes of a span's values, page by page, and their scales.
+struct SpanValues {
+  const uint8_t* pages[kSpanTokens / kPageTokens];
+};
 template <class Isa>
-void gather_value_scales(const Workspace& work, const SpanPages& span) {
+SpanValues gather_values(const Workspace& work, const SpanPages& span) {
+  const KvPlane& values = work.attention.values;
+  SpanValues gathered;
   for (int64_t index = span.first; index < span.last; ++index) {
-    const float* scales = page_scales(work.attention.values, span.pages[index], span.kv_head);
-    float* columns = work.value_scales + index * kPageTokens - span.start;
-    for (int64_t i = 0; i < kPageTokens; i += kLanes)
-      Vec<Isa>::store(columns + i, Vec<Isa>::load(scales + i));
+    const int64_t column = index * kPageTokens - span.start, page = span.pages[index];
+    gathered.pages[column / kPageTokens] =
+        page_codes<Isa>(values, page, span.kv_head, work.value_bytes + column * values.stored_dims());
+    load_scales<Isa>(values, page, span.kv_head, work.value_scales + column);
   }
+  return gathered;
 }
 
 // What turns a weight into a code, for every column of the granules that a row sees: its value's scale over
@@ -159,10 +168,11 @@ PENJING_INLINE void fetch(const Ahead& ahead, int64_t page, int64_t kv_head) {
 // out[q][i ..] = sum of weight * value over the pages of a span; kVectors x 16 dimensions of which `left`
 // exist. The keys of the next span are fetched on the way.
 template <class Isa, int kQueries, int kVectors>
-PENJING_INLINE void weigh_codes(const KvPlane& values, const SpanPages& span, const Ahead& ahead, int64_t i,
-                                int64_t left, const uint8_t* codes, const float* steps, float* out) {
+PENJING_INLINE void weigh_codes(const KvPlane& plane, const SpanValues& values, const SpanPages& span,
+                                const Ahead& ahead, int64_t i, int64_t left, const uint8_t* codes,
+                                const float* steps, float* out) {
   using V = Vec<Isa>;
-  const int64_t head_dim = values.head_dim;
+  const int64_t head_dim = plane.head_dim, stride = 4 * plane.stored_dims();
   typename V::Ints sum[kQueries][kDigits][kVectors];
   for (auto& query : sum)
     for (auto& digit : query)
@@ -170,9 +180,9 @@ PENJING_INLINE void weigh_codes(const KvPlane& values, const SpanPages& span, co
   for (int64_t index = span.first; index < span.last; ++index) {
     const int64_t column = index * kPageTokens - span.start, later = index + kSpanTokens / kPageTokens;
     if (later < span.end) fetch(ahead, span.pages[later], span.kv_head);
-    const auto* place = page_elements<const uint8_t>(values, span.pages[index], span.kv_head) + 4 * i;
+    const uint8_t* place = values.pages[column / kPageTokens] + 4 * i;
 #pragma GCC unroll 2
-    for (int64_t slot = 0; slot < kPageTokens; slot += 4, place += 4 * head_dim) {
+    for (int64_t slot = 0; slot < kPageTokens; slot += 4, place += stride) {
       const int64_t quad_place = (column + slot) / 64 * 64 + 4 * V::place_of_quad((column + slot) / 4 % 16);
       typename V::Bytes value[kVectors];
 #pragma GCC unroll 4
@@ -198,7 +208,8 @@ PENJING_INLINE void weigh_codes(const KvPlane& values, const SpanPages& span, co
 }
 
 template <class Isa>
-void weigh_span_codes(const Workspace& work, const SpanPages& span, const Rows& rows, float* out) {
+void weigh_span_codes(const Workspace& work, const SpanValues& values, const SpanPages& span,
+                      const Rows& rows, float* out) {
   using Size = AttentionBlocking<Isa>;
   const Attention& attention = work.attention;
   const int64_t head_dim = attention.values.head_dim, stride = Size::weigh_vectors * kLanes;
@@ -212,11 +223,11 @@ void weigh_span_codes(const Workspace& work, const SpanPages& span, const Rows& 
         float* target = out + q * head_dim;
         int64_t i = 0;
         for (; i + stride <= head_dim; i += stride)
-          weigh_codes<Isa, kQueries, Size::weigh_vectors>(attention.values, span, keys, i, stride, codes,
-                                                          work.steps + q, target + i);
+          weigh_codes<Isa, kQueries, Size::weigh_vectors>(attention.values, values, span, keys, i, stride,
+                                                          codes, work.steps + q, target + i);
         for (; i < head_dim; i += kLanes)
-          weigh_codes<Isa, kQueries, 1>(attention.values, span, keys, i, head_dim - i, codes, work.steps + q,
-                                        target + i);
+          weigh_codes<Isa, kQueries, 1>(attention.values, values, span, keys, i, head_dim - i, codes,
+                                        work.steps + q, target + i);
       });
 }
 

@@ -5,7 +5,7 @@
 
 namespace penjing {
 
-constexpr int kDigits = 2;        // of a weight for int8 values
+constexpr int kDigits = 2;        // of a weight for values of whole numbers
 constexpr int64_t kGranule = 64;  // columns of a span whose weights are computed together
 
 // Of the scores of one query: the exponent of 2 that was taken from all of them, and the sum of the weights.
@@ -28,27 +28,35 @@ struct Workspace {
   const AttentionTile& tile;
   int64_t vectors;
   float* scores;          // [vectors][kSpanTokens]; fp32 and bf16 values: then weights
-  uint8_t* weights;       // [vectors][kDigits][kSpanTokens], for int8 values
+  uint8_t* weights;       // [vectors][kDigits][kSpanTokens], for values of whole numbers
   float* value_scales;    // [kSpanTokens]
+  float* key_scales;      // [kPageTokens]
   float* weight_factors;  // [kSpanTokens], of one row
   float* factors;         // [vectors]: what a score is multiplied by
   float* steps;           // [vectors]: of the weights
   int32_t* offsets;       // [vectors]
-  int8_t* codes;          // [vectors][padded head_dim], of the queries
+  int8_t* codes;          // [vectors][stored dimensions of keys], of the queries
+  uint8_t* value_bytes;   // [kSpanTokens][stored dimensions]: packed values as bytes
+  uint8_t* key_bytes;     // [kPageTokens][stored dimensions]
 };
 
 PENJING_INLINE Workspace lay_out(const Attention& attention, const AttentionTile& tile, float* scratch) {
   const int64_t vectors = tile.rows * attention.queries;
-  Workspace work{attention, tile, vectors, scratch, {}, {}, {}, {}, {}, {}, {}};
+  Workspace work{attention, tile, vectors, scratch, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}};
   float* next = scratch + vectors * kSpanTokens;
   const auto take = [&](int64_t floats) __attribute__((always_inline)) { return (next += floats) - floats; };
   work.weights = reinterpret_cast<uint8_t*>(take(vectors * kDigits * kSpanTokens / 4));
   work.value_scales = take(kSpanTokens);
+  work.key_scales = take(kPageTokens);
   work.weight_factors = take(kSpanTokens);
   work.factors = take(vectors);
   work.steps = take(vectors);
   work.offsets = reinterpret_cast<int32_t*>(take(vectors));
-  work.codes = reinterpret_cast<int8_t*>(next);
+  work.codes = reinterpret_cast<int8_t*>(take(vectors * attention.keys.stored_dims() / 4));
+  // Lines of values are read whole, beyond their last dimension: keys stand behind them.
+  next = scratch + (next - scratch + 15) / 16 * 16;
+  work.value_bytes = reinterpret_cast<uint8_t*>(take(kSpanTokens * attention.values.stored_dims() / 4));
+  work.key_bytes = reinterpret_cast<uint8_t*>(next);
   return work;
 }
 

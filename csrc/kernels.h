@@ -7,11 +7,12 @@
 #pragma once
 #include <cstdint>
 
+#include "kv_plane.h"
+
 namespace penjing {
 
 constexpr int64_t kRowsPerTile = 16;    // output rows whose weights share a 64-byte line
 constexpr int64_t kBlockTokens = 16;    // most tokens whose activations share a line
-constexpr int64_t kPageTokens = 32;     // tokens a KV page
 constexpr int64_t kSpanTokens = 256;    // attention is computed in spans of this many absolute positions
 constexpr int64_t kLogitsPerRun = 64;   // logits whose maximum is noted when a row is scanned
 constexpr int64_t kMostHeadDim = 1024;  // kernels keep vectors on the stack
@@ -72,28 +73,6 @@ struct QuantizedRows {
   const int32_t* sums;   // of each block: [groups][tokens of the block], the sum of the group's codes
 };
 
-// Where one block keeps keys or values. Page p starts at base + p * page_stride and holds one head after the
-// other; index of (token, dimension) in a head, D = head_dim:
-//   keys of fp32, bf16:    dimension * 32 + token, so that scores need no sum across lanes
-//   keys of int8:          (dimension / 4) * 128 + token * 4 + dimension % 4, codes + 128; D rounded up to 4
-//   values of fp32, bf16:  token * D + dimension
-//   values of int8:        (token / 4) * 4 D + dimension * 4 + token % 4
-// int8 alone: then the head's kPageTokens float scales.
-struct KvPlane {
-  Format format;          // fp32, bf16 or int8
-  bool keys;              // or values
-  uint8_t* base;
-  int64_t page_stride;    // bytes
-  int64_t kv_heads, head_dim;
-  [[gnu::always_inline]] int64_t code_bytes() const {
-    if (format == Format::int8) return (keys ? (head_dim + 3) / 4 * 4 : head_dim) * kPageTokens;
-    return head_dim * kPageTokens * (format == Format::bf16 ? 2 : 4);
-  }
-  [[gnu::always_inline]] int64_t head_bytes() const {
-    return code_bytes() + (format == Format::int8 ? kPageTokens * 4 : 0);
-  }
-};
-
 // What the attention of one block is, for all its tokens.
 struct Attention {
   KvPlane keys, values;
@@ -122,12 +101,15 @@ struct AttentionTile {
   return (tile.position + tile.rows - 1) / kSpanTokens + 1;
 }
 // Floats of what attend_spans leaves for one span of a tile with this many queries over all its rows, and of
-// the scratch that attend and attend_spans need.
+// the scratch that attend and attend_spans need: of each query, and bytes of a span of values and a page of
+// keys.
 [[gnu::always_inline]] inline int64_t part_floats(int64_t queries, int64_t head_dim) {
   return queries * (head_dim + 2);
 }
 [[gnu::always_inline]] inline int64_t attention_scratch_floats(int64_t queries, int64_t head_dim) {
-  return queries * (3 * kSpanTokens / 2 + 2 * head_dim + 16) + 2 * kSpanTokens;
+  const int64_t bytes = (kSpanTokens + kPageTokens) * (head_dim + kMostPadding);
+  return queries * (3 * kSpanTokens / 2 + 2 * head_dim + 16) + 2 * kSpanTokens + kPageTokens + 16 +
+         bytes / 4;
 }
 
 struct Kernels {
@@ -174,15 +156,15 @@ struct Kernels {
   // values = e^values / sum of e^values, n elements in place. NaN or infinity makes all of them NaN.
   void (*softmax)(float* values, int64_t n);
 
-  // Write one token's vectors [kv_heads][head_dim] into its slot, in the plane's format
-  // (int8: scale = max|x| / 127 per head, rounded half to even, keys mixed before; bf16: round to nearest even).
+  // Write one token's vectors [kv_heads][head_dim] into its slot, in the plane's format (docs/artifact.md).
+  // Different tokens may be written by different threads.
   void (*write_kv)(const KvPlane& plane, int64_t page, int64_t slot, const float* vectors);
 
   // Attention of a tile. Spans of kSpanTokens absolute positions are computed separately and merged in
   // ascending order; a span that lies wholly beyond a row is none of it. In a span, for each row and query:
-  //   dot = query . key                      int8: both mixed and in 8 bits, exact in int32, times the scales
+  //   dot = query . key                      integers: both mixed, exact in int32, times the scales
   //   weight = 2^(dot * f - max(dot) * f)    f = scale * log2 e, over the positions that the row sees
-  //   out = sum of weight * value            int8: weight * value scale in 16 bits, exact in int32
+  //   out = sum of weight * value            integers: weight * value scale in 16 bits, exact in int32
   // A row's result does not depend on the tile it stands in. Scratch is aligned to 64 bytes.
   void (*attend)(const Attention& attention, const AttentionTile& tile, float* scratch);
 

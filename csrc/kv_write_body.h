@@ -2,20 +2,20 @@
 #pragma once
 #include "elementwise_body.h"
 #include "kernels.h"
+#include "kv_packed_body.h"
+#include "mix_body.h"
 #include "vec.h"
 
 namespace penjing {
-
-// Dimensions of a key of int8: whole dwords.
-PENJING_INLINE int64_t padded_head_dim(int64_t head_dim) { return (head_dim + 3) / 4 * 4; }
 
 // Where one head's elements and scales begin in a page.
 template <class T>
 PENJING_INLINE T* page_elements(const KvPlane& plane, int64_t page, int64_t kv_head) {
   return reinterpret_cast<T*>(plane.base + page * plane.page_stride + kv_head * plane.head_bytes());
 }
-PENJING_INLINE float* page_scales(const KvPlane& plane, int64_t page, int64_t kv_head) {
-  return page_elements<float>(plane, page, kv_head) + plane.code_bytes() / 4;
+template <class T>
+PENJING_INLINE T* page_scales(const KvPlane& plane, int64_t page, int64_t kv_head) {
+  return reinterpret_cast<T*>(page_elements<uint8_t>(plane, page, kv_head) + plane.code_bytes());
 }
 
 // Each vector goes through up to sixteen converted lanes, because its place may be strided.
@@ -72,31 +72,6 @@ PENJING_INLINE float quantize_vector(const float* vector, int64_t head_dim, cons
   return used ? magnitude / 127.0f : is_finite ? 0.0f : __builtin_nanf("");
 }
 
-// Dimensions that are mixed with one another: the largest power of two that divides head_dim.
-PENJING_INLINE int64_t mixed_together(int64_t head_dim) { return head_dim & -head_dim; }
-
-// The Walsh-Hadamard transform, unnormalized, of each group of dimensions: it spreads a large element over
-// all of them, so that a scale fits the others better, and leaves products of vectors what they were, times the
-// size of a group (Ashkboos et al. 2024, QuaRot). Every pass interleaves sums and differences of halves.
-template <class Isa>
-PENJING_INLINE void mix(const float* vector, int64_t head_dim, float* __restrict mixed) {
-  const int64_t size = mixed_together(head_dim), half = size / 2;
-  float other[kMostHeadDim];
-  for (int64_t first = 0; first < head_dim; first += size) {
-    const float* from = vector + first;
-    bool odd = __builtin_ctzll(size) % 2;
-    for (int64_t done = 1; done < size; done *= 2, odd = !odd) {
-      float* __restrict to = odd ? mixed + first : other;
-      for (int64_t i = 0; i < half; ++i) {
-        const float a = from[i], b = from[i + half];
-        to[2 * i] = a + b;
-        to[2 * i + 1] = a - b;
-      }
-      from = to;
-    }
-  }
-}
-
 template <class Isa>
 PENJING_INLINE void write_int8(const KvPlane& plane, int8_t* elements, float* scale, int64_t slot,
                                const float* vector) {
@@ -120,10 +95,13 @@ template <class Isa>
 void write_kv(const KvPlane& plane, int64_t page, int64_t slot, const float* vectors) {
   for (int64_t head = 0; head < plane.kv_heads; ++head) {
     const float* vector = vectors + head * plane.head_dim;
-    if (plane.format == Format::int8)
-      write_int8<Isa>(plane, page_elements<int8_t>(plane, page, head), page_scales(plane, page, head) + slot,
-                      slot, vector);
-    else if (plane.format == Format::bf16)
+    if (plane.is_packed())
+      write_packed<Isa>(plane, page_elements<uint8_t>(plane, page, head),
+                        page_scales<Bf16>(plane, page, head) + slot, slot, vector);
+    else if (plane.format == KvFormat::int8)
+      write_int8<Isa>(plane, page_elements<int8_t>(plane, page, head),
+                      page_scales<float>(plane, page, head) + slot, slot, vector);
+    else if (plane.format == KvFormat::bf16)
       write_float<Isa>(plane, page_elements<Bf16>(plane, page, head), slot, vector);
     else
       write_float<Isa>(plane, page_elements<float>(plane, page, head), slot, vector);

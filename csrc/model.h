@@ -62,7 +62,7 @@ struct Block {
   int64_t rotation;        // index among the model's
   float attention_scale;   // scores are multiplied by it
   float attention_softcap;  // 0 for none
-  Format key_format, value_format;
+  KvFormat key_format, value_format;
   TierVector attention_norm, feed_forward_norm;
   TierVector query_norm, key_norm;                         // none, or of head_dim each
   TierVector post_attention_norm, post_feed_forward_norm;  // none, or of hidden_size

@@ -50,11 +50,14 @@ Tier tier_named(const std::string& name) {
   throw std::invalid_argument("unknown tier '" + name + "': use fast or best");
 }
 
-Format kv_format_named(const std::string& name) {
-  if (name == "fp32") return Format::fp32;
-  if (name == "bf16") return Format::bf16;
-  if (name == "int8") return Format::int8;
-  throw std::invalid_argument("unknown KV format '" + name + "': use int8, bf16 or fp32");
+KvFormat kv_format_named(const std::string& name) {
+  if (name == "fp32") return KvFormat::fp32;
+  if (name == "bf16") return KvFormat::bf16;
+  if (name == "int8") return KvFormat::int8;
+  if (name == "int6") return KvFormat::int6;
+  if (name == "int5") return KvFormat::int5;
+  if (name == "int4") return KvFormat::int4;
+  throw std::invalid_argument("unknown KV format '" + name + "': use int8, int6, int5, int4, bf16 or fp32");
 }
 
 Gating gating_named(const std::string& name) {

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -27,7 +28,7 @@ WeightFormatName = Literal[
     "keep", "int2", "int3", "int4", "int5", "int6", "int8", "layered", "table4", "nf4", "mxfp4", "fp8"
 ]
 WITH_ZERO_POINTS = ("int2", "int3", "int4", "int5", "int6", "int8")  # formats that may be asymmetric
-KvFormat = Literal["int8", "bf16", "fp32"]
+KvFormat = Literal["int8", "int6", "int5", "int4", "bf16", "fp32"]
 MethodName = Literal[
     "rtn", "range", "mse", "percentile", "search", "awq", "smoothquant", "gptq", "qronos", "auto"
 ]
@@ -90,6 +91,21 @@ class Calibration(Spec):
     self_written: float = Field(default=0.5, ge=0, le=1)
 
 
+class KvFormats(Spec):
+    """How keys and values are cached, where it is not in the same format."""
+
+    key: KvFormat
+    value: KvFormat
+
+
+def one_spelling(kv: KvFormat | KvFormats) -> KvFormat | KvFormats:
+    """One name for two equal formats: recipes that do the same are the same."""
+    return kv.key if isinstance(kv, KvFormats) and kv.key == kv.value else kv
+
+
+Kv = Annotated[KvFormat | KvFormats, AfterValidator(one_spelling)]
+
+
 class QuantizeStep(Spec):
     """Round every matrix to a grid.
 
@@ -99,6 +115,8 @@ class QuantizeStep(Spec):
     need `calibration`, and take `search` for embedding and head. `damping`: added to the diagonal of Gram
     matrices, in parts of its mean. `tuning_steps`: of tuning the whole model after its blocks, for `auto`;
     None leaves it to the size of the model.
+    `kv` is the format of the KV cache: `int8`, or one for keys and one for values, as
+    `{key: int6, value: int4}`.
     """
 
     step: Literal["quantize"] = "quantize"
@@ -109,7 +127,12 @@ class QuantizeStep(Spec):
     damping: float = Field(default=0.01, gt=0)
     calibration: Calibration | None = Field(default=None, validate_default=True)
     tuning_steps: int | None = Field(default=None, ge=0, validate_default=True)
-    kv: KvFormat = "int8"
+    kv: Kv = "int8"
+
+    @property
+    def kv_formats(self) -> KvFormats:
+        """The cache's formats, spelt out."""
+        return self.kv if isinstance(self.kv, KvFormats) else KvFormats(key=self.kv, value=self.kv)
 
     @property
     def needs_data(self) -> bool:
@@ -145,21 +168,24 @@ def preset(
     name: WeightFormatName,
     group_size: GroupSize = 64,
     asymmetric: bool = False,
+    kv: Kv | None = None,
     method: MethodName = "search",
 ) -> Recipe:
     """The recipe behind `penjing quantize --format NAME`; `asymmetric`: zero points in the blocks' matrices.
 
     `keep` changes nothing: weights in their own dtype and an fp32 KV cache, the reference everything is
     measured against. Otherwise the embedding and head, which carry most of the damage at 4 bits and little
-    of the size in large models, stay at 8 bits. Raises SpecError for a format that cannot have zero points.
+    of the size in large models, stay at 8 bits, and so does the KV cache. Raises SpecError for a format that
+    cannot have zero points.
     """
     if name == "keep":
         keep = WeightFormat(name="keep")
-        return Recipe(steps=(QuantizeStep(weights=keep, embedding=keep, kv="fp32"),))
+        return Recipe(steps=(QuantizeStep(weights=keep, embedding=keep, kv=kv or "fp32"),))
     wanted = {"name": name, "group_size": group_size, "asymmetric": asymmetric}
     weights = validate(WeightFormat, wanted, "format")
     embedding = WeightFormat(name="int8", group_size=group_size)
-    return Recipe(steps=(QuantizeStep(weights=weights, embedding=embedding, method=method),))
+    step = QuantizeStep(weights=weights, embedding=embedding, method=method, kv=kv or "int8")
+    return Recipe(steps=(step,))
 
 
 def parse_fraction(value: object) -> object:

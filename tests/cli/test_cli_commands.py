@@ -95,6 +95,21 @@ def test_groups_too_small_for_their_scale_are_counted(run: Run, checkpoint: Path
     assert "2 groups of blocks.0.up are below float16's smallest scale: stored within 3e-08" in done.err
 
 
+def test_a_cache_for_keys_and_one_for_values(run: Run, checkpoint: Path, text: Path, tmp_path: Path) -> None:
+    recipe, options = tmp_path / "recipe.yaml", ("--format", "keep", "--kv", "int6,int4")
+    keep = "{name: keep}"
+    recipe.write_text(
+        f"steps: [{{step: quantize, weights: {keep}, embedding: {keep}, kv: {{key: int6, value: int4}}}}]\n"
+    )
+    one = document(run("quantize", checkpoint, "-o", tmp_path / "one", "--recipe", recipe, "--json"))
+    two = document(run("quantize", checkpoint, "-o", tmp_path / "two", *options, "--json"))
+    assert one["hash"] == two["hash"]
+    measured = document(run("evaluate", tmp_path / "two", "--against", checkpoint, "--data", text, "--json"))
+    assert measured["candidate"]["kv"] == {"key": "int6", "value": "int4"}
+    assert measured["reference"]["kv"] == "fp32"
+    assert measured["comparison"]["quality"]["mean_kl"] > 0
+
+
 def test_optimize_verify_and_measure_again(run: Run, checkpoint: Path, text: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     budget = ("--max-size", "60%", "--max-loss", "50%")

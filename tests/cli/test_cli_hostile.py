@@ -84,6 +84,14 @@ def test_unsupported_family(run: Run, checkpoint: Path, tmp_path: Path) -> None:
     refused(run("profile", checkpoint), "UnsupportedFamilyError")
 
 
+@pytest.mark.parametrize("kv", ["int7", "int4,", "int4,int3", "int4,int4,int4"])
+def test_a_cache_format_that_there_is_not(run: Run, checkpoint: Path, tmp_path: Path, kv: str) -> None:
+    refused(
+        run("quantize", checkpoint, "-o", tmp_path / "tray", "--kv", kv), "SpecError", f"--kv {kv}", "int6"
+    )
+    assert not (tmp_path / "tray").exists()
+
+
 def test_no_such_model(run: Run, tmp_path: Path) -> None:
     refused(run("generate", tmp_path / "nowhere", "x"), "CheckpointNotFoundError", "nowhere")
 

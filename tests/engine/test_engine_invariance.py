@@ -28,7 +28,13 @@ from penjing.kernels import available_isas
 from penjing.spec import KvFormat, Tier, WeightFormat, WeightFormatName
 
 NUM_TOKENS = 540
-KV_FORMATS: list[tuple[KvFormat, KvFormat]] = [("int8", "int8"), ("bf16", "bf16"), ("fp32", "int8")]
+KV_FORMATS: list[tuple[KvFormat, KvFormat]] = [
+    ("int8", "int8"),
+    ("int6", "int4"),
+    ("int4", "int5"),
+    ("bf16", "bf16"),
+    ("fp32", "int8"),
+]
 WEIGHT_FORMATS: list[WeightFormatName] = ["keep", "int8", "int4", "layered"]
 FAST_ISAS = [isa for isa in available_isas() if isa != "scalar"] or ["scalar"]
 

@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 
 from penjing.engine.step import PAGE_TOKENS
 from penjing.kernels import _core, available_isas
-from penjing.kernels.attention_reference import mix, mixed_together
+from penjing.kernels.attention_reference import PACKED_BITS, cached, mix, mixed_together
 
 pytestmark = pytest.mark.parametrize("isa", available_isas())
 
 LENGTHS = (1, 2, 15, 16, 17, 64, 172, 257)
-FORMATS = ("fp32", "bf16", "int8")
+FORMATS = ("fp32", "bf16", "int8", "int6", "int5", "int4")
 
 
 def normal(*shape: int, seed: int = 0) -> NDArray[np.float32]:
@@ -27,6 +27,9 @@ def stored(vectors: NDArray[np.float32], format: str) -> NDArray[np.float32]:
         return vectors
     if format == "bf16":
         return vectors.astype(ml_dtypes.bfloat16).astype(np.float32)
+    if format in PACKED_BITS:
+        kept = cached(vectors, format, False)
+        return kept.codes.astype(np.float32) * kept.scales[..., None]
     codes, scales = int8_codes(vectors)
     return codes * scales[..., None]
 
@@ -133,6 +136,8 @@ def test_pages_as_documented(isa: str, head_dim: int, format: str, keys: bool) -
     vectors[6, 2] = 1e-38
     if format == "int8":
         expected = int8_page(vectors, keys)
+    elif format in PACKED_BITS:
+        expected = packed_page(vectors, format, keys)
     else:
         axes = (1, 2, 0) if keys else (1, 0, 2)
         element = ml_dtypes.bfloat16 if format == "bf16" else np.float32
@@ -152,6 +157,28 @@ def int8_page(vectors: NDArray[np.float32], keys: bool) -> bytes:
         else:
             ordered = codes[:, head].reshape(PAGE_TOKENS // 4, 4, -1).transpose(0, 2, 1).astype(np.int8)
         heads.append(ordered.tobytes() + scales[:, head].astype(np.float32).tobytes())
+    return b"".join(heads)
+
+
+def packed_page(vectors: NDArray[np.float32], format: str, keys: bool) -> bytes:
+    """Each head's codes in int8's order, in runs of which a byte holds all halves, or parts; bf16 scales."""
+    kept, bits = cached(vectors, format, keys), PACKED_BITS[format]
+    codes = ((kept.codes + 2**bits - 1) // 2).astype(np.uint8)
+    parts = 2 if bits == 4 else 8 // (bits - 4)
+    padded = np.pad(codes, ((0, 0), (0, 0), (0, -vectors.shape[2] % (4 * parts))))
+    heads = []
+    for head in range(vectors.shape[1]):
+        if keys:
+            runs = padded[:, head].reshape(PAGE_TOKENS, -1, 4).transpose(1, 0, 2).reshape(1, -1)
+        else:
+            runs = padded[:, head].reshape(PAGE_TOKENS // 4, 4, -1).transpose(0, 2, 1).reshape(8, -1)
+        halves = (runs & 15).reshape(len(runs), 2, -1)
+        heads.append((halves[:, 0] | halves[:, 1] << 4).tobytes())
+        if bits > 4:
+            higher = (runs >> 4).reshape(len(runs), parts, -1)
+            shifts = np.arange(parts, dtype=np.uint8)[:, None] * np.uint8(bits - 4)
+            heads.append(np.bitwise_or.reduce(higher << shifts, axis=1).tobytes())
+        heads.append(kept.scales[:, head].astype(ml_dtypes.bfloat16).tobytes())
     return b"".join(heads)
 
 
@@ -176,9 +203,11 @@ def attend(
     return out
 
 
-def mixed_and_stored(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Keys or queries as int8 attention sees them, of a length that keeps their products."""
-    return stored(mix(vectors), "int8") / np.float32(np.sqrt(mixed_together(vectors.shape[-1])))
+def mixed_and_stored(vectors: NDArray[np.float32], format: str) -> NDArray[np.float32]:
+    """Keys or queries as attention in whole numbers sees them, of a length that keeps their products."""
+    kept = cached(vectors, format, True)
+    length = np.float32(np.sqrt(mixed_together(vectors.shape[-1])))
+    return kept.codes.astype(np.float32) * kept.scales[..., None] / length
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -189,7 +218,7 @@ def test_broken_keys_and_values_stay_broken(isa: str, format: str, bad: float, p
     keys, values, query = normal(40, 1, 16), normal(40, 1, 16, seed=1), np.ones((1, 1, 16), np.float32)
     (keys if place == "key" else values)[11, 0, 3] = bad
     out = attend(isa, keys, values, (format, format), query, 0, 39, 0.25)
-    harmless = place == "key" and format != "int8" and bad == -np.inf
+    harmless = place == "key" and format in ("fp32", "bf16") and bad == -np.inf
     assert np.isfinite(out).all() == harmless
 
 
@@ -213,13 +242,13 @@ def test_attention(isa: str, heads: int, queries: int, head_dim: int, format: st
         np.testing.assert_array_equal(outs[0], outs[1])
         seen = slice(first, last + 1)
         kept, asked = stored(keys, format), query
-        if format == "int8":
-            kept, asked = mixed_and_stored(keys), mixed_and_stored(query)
+        if format not in ("fp32", "bf16"):
+            kept, asked = mixed_and_stored(keys, format), mixed_and_stored(query, "int8")
         scores = np.einsum("hqd,thd->hqt", asked.astype(np.float64), kept[seen]) * scale
         weights = np.exp(scores - scores.max(-1, keepdims=True))
         weights /= weights.sum(-1, keepdims=True)
         expected = np.einsum("hqt,thd->hqd", weights, stored(values, value_format)[seen])
-        rounding = 1e-3 if value_format == "int8" else 2e-6  # of weights to 16 bits
+        rounding = 2e-6 if value_format in ("fp32", "bf16") else 1e-3  # of weights to 16 bits
         np.testing.assert_allclose(outs[0], expected, rtol=1e-5, atol=rounding)
 
 

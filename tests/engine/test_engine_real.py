@@ -81,14 +81,18 @@ class RecordingRunner(FakeRunner):
         return logits
 
 
-@pytest.fixture(scope="module")
-def artifact() -> RandomArtifact:
-    return RandomArtifact()
+@pytest.fixture(scope="module", params=[("int8", "int8"), ("int6", "int4"), ("int4", "int5")], ids="-".join)
+def artifact(request: pytest.FixtureRequest) -> RandomArtifact:
+    """With a cache of whole bytes, and of packed ones."""
+    key_format, value_format = request.param
+    formats = {"key_format": key_format, "value_format": value_format}
+    blocks = tuple(block.model_copy(update=formats) for block in CONFIG.blocks)
+    return RandomArtifact(config=CONFIG.model_copy(update={"blocks": blocks}))
 
 
 @pytest.fixture(scope="module")
-def seen() -> dict[bytes, bytes]:
-    """The bits of every row of logits in this module, by tokens and tier."""
+def seen(artifact: RandomArtifact) -> dict[bytes, bytes]:
+    """The bits of every row of an artifact's logits, by tokens and tier."""
     return {}
 
 

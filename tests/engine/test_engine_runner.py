@@ -26,8 +26,9 @@ from penjing.engine.step import PAGE_TOKENS, Runner, StepSequence
 from penjing.errors import CapacityError, EngineError, NonFiniteLogitsError
 from penjing.formats import Encoded, encode
 from penjing.formats.tiles import TILE_ROWS
+from penjing.measure.cost import kv_bytes_per_token
 from penjing.measure.machine import usable_cores
-from penjing.spec import WeightFormat
+from penjing.spec import KvFormat, WeightFormat
 
 NUM_PAGES = 6
 
@@ -131,10 +132,20 @@ def test_allowed_tokens() -> None:
     np.testing.assert_array_equal(masked[2], plain[1])
 
 
-def test_pages_cost_what_is_said() -> None:
-    config = small_config(kv=("int8", "bf16"))
-    heads, head_dim = sum(block.num_kv_heads for block in config.blocks), config.head_dim
-    exact = PAGE_TOKENS * heads * (head_dim + 4 + 2 * head_dim)
+@pytest.mark.parametrize(
+    ("kv", "head_bytes"),
+    [
+        (("int8", "bf16"), 20 + 4 + 2 * 20),
+        (("int6", "int4"), 32 * 6 // 8 + 2 + 24 // 2 + 2),
+        (("int4", "int5"), 24 // 2 + 2 + 32 * 5 // 8 + 2),
+    ],
+)
+def test_pages_cost_what_is_said(kv: tuple[KvFormat, KvFormat], head_bytes: int) -> None:
+    """Heads of 20 dimensions: int4 makes them 24, int5 and int6 32."""
+    config = small_config(kv=kv)
+    exact = PAGE_TOKENS * head_bytes * sum(block.num_kv_heads for block in config.blocks)
+    said = PAGE_TOKENS * sum(kv_bytes_per_token(config, block) for block in config.blocks)
+    assert said == exact
     assert 0 <= CpuRunner(RandomWeights(config)).kv_bytes_per_page - exact < 64 * 2 * len(config.blocks)
 
 

@@ -1,4 +1,4 @@
-"""Attention over pages: the oracle's bits for int8, and rows that do not depend on tiles, parts or pages."""
+"""Attention over pages: the oracle's bits for whole numbers; rows do not depend on tiles, parts or pages."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import pytest
 from penjing.kernels import _core
 from penjing.kernels import attention_reference as oracle
 
-FORMATS = ("fp32", "bf16", "int8")
+ALONE = [("int8", "int8"), ("int6", "int6"), ("int5", "int5"), ("int4", "int4")]
+PAIRS = [("int6", "int4"), ("int8", "int5"), ("int4", "int8")]
 
 
 def normal(*shape: int, seed: int = 0) -> np.ndarray:
@@ -30,8 +31,12 @@ def attend(attention, query, position, *, window=0, scale=0.2, softcap=0.0, part
     return out
 
 
-@pytest.mark.parametrize("head_dim", [2, 8, 20, 32, 64, 80, 96, 128, 256])
-def test_int8_has_the_oracle_s_bits(isa, head_dim):
+@pytest.mark.parametrize(
+    ("formats", "head_dim"),
+    [(formats, head_dim) for formats in ALONE for head_dim in (2, 8, 20, 32, 64, 80, 96, 128, 256)]
+    + [(formats, head_dim) for formats in PAIRS for head_dim in (20, 64)],
+)
+def test_whole_numbers_have_the_oracle_s_bits(isa, formats, head_dim):
     """Contexts within one span and over several, whole and through windows, with outliers and empty heads."""
     tokens, heads, queries = 530, 2, 3
     keys, values = normal(tokens, heads, head_dim), normal(tokens, heads, head_dim, seed=1)
@@ -39,7 +44,7 @@ def test_int8_has_the_oracle_s_bits(isa, head_dim):
     values *= np.exp(2 * normal(tokens, 1, 1, seed=4))
     keys[:, :, 0] *= 20
     keys[7], values[9] = 0, 0
-    attention = cache(isa, keys, values)
+    attention = cache(isa, keys, values, formats)
     query = normal(1, heads, queries, head_dim, seed=2) * 3 / head_dim**0.5
     query[0, 0, 1] = 0
     for position, window in (
@@ -55,7 +60,9 @@ def test_int8_has_the_oracle_s_bits(isa, head_dim):
         first = max(0, position - window + 1) if window else 0
         seen = slice(0, position + 1)
         expected = [
-            oracle.attend(keys[seen, head], values[seen, head], query[0, head, q], first, 0.2)
+            oracle.attend(
+                keys[seen, head], values[seen, head], query[0, head, q], first, 0.2, formats=formats
+            )
             for head in range(heads)
             for q in range(queries)
         ]
@@ -63,7 +70,19 @@ def test_int8_has_the_oracle_s_bits(isa, head_dim):
         np.testing.assert_array_equal(actual.reshape(-1, head_dim), expected, err_msg=f"{position} {window}")
 
 
-@pytest.mark.parametrize("formats", [("int8", "int8"), ("bf16", "bf16"), ("fp32", "int8"), ("int8", "fp32")])
+@pytest.mark.parametrize(
+    "formats",
+    [
+        ("int8", "int8"),
+        ("int4", "int4"),
+        ("int6", "int5"),
+        ("int5", "int6"),
+        ("bf16", "bf16"),
+        ("fp32", "int8"),
+        ("int8", "fp32"),
+        ("fp32", "int4"),
+    ],
+)
 @pytest.mark.parametrize("window", [0, 1, 40, 256, 300])
 def test_rows_tiles_and_parts_agree(isa, formats, window):
     """A row alone, in a tile, and in parts merged afterwards; beyond it stand positions it must not see."""
@@ -121,16 +140,27 @@ def test_the_largest_sums_fit(isa):
     np.testing.assert_allclose(out, -3.0, rtol=1e-5)
 
 
+def test_the_widest_heads(isa):
+    """1,022 dimensions, packed as 1,024."""
+    keys, values, query = normal(40, 1, 1022), normal(40, 1, 1022, seed=1), normal(1, 1, 2, 1022, seed=2)
+    out = attend(cache(isa, keys, values, ("int5", "int5")), query, 39, scale=0.03)
+    for q in range(2):
+        expected = oracle.attend(keys[:, 0], values[:, 0], query[0, 0, q], 0, 0.03, formats=("int5", "int5"))
+        np.testing.assert_array_equal(out[0, 0, q], expected)
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize("place", ["keys", "values", "query"])
-def test_broken_numbers_reach_the_rows_that_see_them_and_no_others(isa, bad, place):
+@pytest.mark.parametrize("format", ["int8", "int5", "int4"])
+def test_broken_numbers_reach_the_rows_that_see_them_and_no_others(isa, bad, place, format):
     arrays = {
         "keys": normal(64, 1, 16),
         "values": normal(64, 1, 16, seed=1),
         "query": normal(8, 1, 1, 16, seed=2),
     }
     arrays[place][(4,) if place == "query" else (44,)] = bad
-    out = attend(cache(isa, arrays["keys"], arrays["values"]), arrays["query"], 40)
+    attention = cache(isa, arrays["keys"], arrays["values"], (format, format))
+    out = attend(attention, arrays["query"], 40)
     finite = np.isfinite(out).all(-1).ravel()
     wanted = [row != 4 for row in range(8)] if place == "query" else [row < 4 for row in range(8)]
     assert finite.tolist() == wanted

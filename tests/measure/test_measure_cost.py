@@ -92,6 +92,10 @@ def test_kv_bytes_per_token() -> None:
     config = small_config()
     assert kv_bytes_per_token(config, BLOCK) == 2 * 2 * (16 + 4)
     assert kv_bytes_per_token(config, mixed) == 2 * (16 + 4) + 2 * 16 * 2
+    packed = BLOCK.model_copy(update={"key_format": "int6", "value_format": "int4"})
+    assert kv_bytes_per_token(config, packed) == 2 * (12 + 2) + 2 * (8 + 2)
+    padded = BLOCK.model_copy(update={"key_format": "int5", "value_format": "int5"})  # 16 dimensions as 32
+    assert kv_bytes_per_token(config, padded) == 2 * 2 * (20 + 2)
 
 
 def test_bytes_of_formats_count_padding() -> None:

@@ -17,7 +17,7 @@ from penjing.artifact.layout import CERTIFICATE_FILE
 from penjing.artifact.manifest import HEX_SHA256, read_manifest
 from penjing.artifact.staging import output_errors, sync
 from penjing.errors import CertificateError
-from penjing.spec import Budget, KvFormat, Spec, Tier, canonical_json, describe
+from penjing.spec import Budget, Kv, Spec, Tier, canonical_json, describe
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Sha256 = Annotated[str, Field(pattern=HEX_SHA256)]
@@ -88,7 +88,7 @@ class Certificate(Spec):
     measured_on: MeasuredOn
     speed: MeasuredSpeed | None = None
     peak_memory_bytes: int | None = None
-    reference_kv: KvFormat
+    reference_kv: Kv
     seed: int = Field(ge=0)
     versions: dict[str, str]
     issued_at: str

@@ -113,6 +113,9 @@ def quantize(
     asymmetric: Annotated[
         bool, typer.Option("--asymmetric", help="Zero points beside the scales, for int2 to int8.")
     ] = False,
+    kv: Annotated[
+        str | None, typer.Option(help="KV cache: int8, int6, int5, int4, bf16 or fp32; or KEYS,VALUES.")
+    ] = None,
     recipe: Annotated[Path | None, typer.Option(help="YAML or JSON file, instead of --format.")] = None,
     threads: Threads = None,
     seed: Seed = 0,
@@ -123,7 +126,7 @@ def quantize(
     from penjing.optimize.quantizing import quantize as run
 
     chosen = chosen_recipe(
-        format, group_size, recipe, method, asymmetric=asymmetric, tokens=calibration_tokens, seed=seed
+        format, group_size, recipe, method, asymmetric=asymmetric, kv=kv, tokens=calibration_tokens, seed=seed
     )
     with progress_bar() as progress:
         artifact = run(
@@ -168,16 +171,17 @@ def chosen_recipe(
     method: QuantizeMethod | None,
     *,
     asymmetric: bool,
+    kv: str | None,
     tokens: int | None,
     seed: int,
 ) -> Recipe:
     """One recipe from either a file or the short options. Raises SpecError if both are given."""
-    from penjing.spec import Recipe, preset, read_recipe, validate
+    from penjing.spec import KvFormats, Recipe, preset, read_recipe, validate
 
     if recipe is not None:
-        if (format, group_size, method, asymmetric, tokens, seed) != (None, None, None, False, None, 0):
+        if (format, group_size, method, kv, tokens) != (None,) * 5 or asymmetric or seed:
             raise SpecError(
-                "--recipe says everything: give it alone, without --format, --group-size, --asymmetric, "
+                "--recipe says everything: give it without --format, --group-size, --asymmetric, --kv, "
                 "--method, --calibration-tokens and --seed"
             )
         return read_recipe(recipe)
@@ -189,8 +193,12 @@ def chosen_recipe(
         raise SpecError(f"--group-size {group_size}: mxfp4 has groups of 32; leave it out")
     if group_size not in (None, 32, 64, 128):
         raise SpecError(f"--group-size {group_size}: it must be 32, 64 or 128")
+    formats = None
+    if kv is not None:
+        keys, comma, values = kv.partition(",")
+        formats = validate(KvFormats, {"key": keys, "value": values if comma else keys}, f"--kv {kv}")
     size: Any = group_size or 64
-    data = preset((format or FormatName.int4).value, size, asymmetric).model_dump() | {"seed": seed}
+    data = preset((format or FormatName.int4).value, size, asymmetric, formats).model_dump() | {"seed": seed}
     if method is not None:
         data["steps"][0]["method"] = method.value
     if tokens is not None:

@@ -1,4 +1,4 @@
-"""The numpy oracle of attention over an int8 KV cache: docs/artifact.md, "KV cache", bit for bit.
+"""The numpy oracle of attention over a KV cache of whole numbers: docs/artifact.md, "KV cache", bit for bit.
 
 One query head of one token at a time, clear rather than quick: every float32 operation is the kernels' own.
 """
@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
 from penjing.kernels.reference import SMALLEST_MAGNITUDE, fma
 
 Floats = NDArray[np.float32]
+
+PACKED_BITS = {"int4": 4, "int5": 5, "int6": 6}  # formats of equal cells
 
 SPAN_TOKENS = 256
 GRANULE = 64  # positions whose weights are computed together
@@ -63,6 +66,28 @@ def quantize_vectors(vectors: Floats) -> Quantized:
     inverse = np.where(used, np.float32(127) / divisor, np.float32(0))
     codes = np.clip(np.rint(vectors * inverse[..., None]), -127, 127).astype(np.int64)
     return Quantized(codes, np.where(used, divisor / np.float32(127), np.float32(0)).astype(np.float32))
+
+
+def quantize_to_cells(vectors: Floats, bits: int) -> Quantized:
+    """Finite vectors [..., head_dim] to the middles of 2^bits equal cells, odd numbers in half cells.
+
+    The scale, half a cell, is max|x| / 2^bits rounded to bf16.
+    """
+    largest, cells = np.abs(vectors).max(-1), 2 ** (bits - 1)
+    used = largest >= SMALLEST_MAGNITUDE
+    scales = (largest / np.float32(2 * cells)).astype(ml_dtypes.bfloat16).astype(np.float32)
+    inverse = np.float32(0.5) / np.where(used, scales, np.float32(1))
+    nearest = np.clip(np.rint(vectors * inverse[..., None] - np.float32(0.5)), -cells, cells - 1)
+    cell = np.where(used[..., None], nearest, -cells)
+    return Quantized(2 * cell.astype(np.int64) + 1, np.where(used, scales, np.float32(0)))
+
+
+def cached(vectors: Floats, format: str, keys: bool) -> Quantized:
+    """What int8, int6, int5 or int4 keeps of keys, which are mixed, or values [..., head_dim]."""
+    entering = mix(vectors) if keys else vectors
+    if format == "int8":
+        return quantize_vectors(entering)
+    return quantize_to_cells(entering, PACKED_BITS[format])
 
 
 def exp2(x: Floats) -> Floats:
@@ -117,12 +142,22 @@ def merge(whole: Partial | None, part: Partial) -> Partial:
     return Partial(out, top, whole.total * keep + part.total * take)
 
 
-def attend(keys: Floats, values: Floats, query: Floats, first: int, scale: float) -> Floats:
+def attend(
+    keys: Floats,
+    values: Floats,
+    query: Floats,
+    first: int,
+    scale: float,
+    *,
+    formats: tuple[str, str] = ("int8", "int8"),
+) -> Floats:
     """Attention of one query [head_dim] at the last position over positions from `first` on: [head_dim].
 
-    keys, values: float32 [positions, head_dim] of one KV head, from position 0, as they enter the cache.
+    keys, values: float32 [positions, head_dim] of one KV head, from position 0, as they enter the cache in
+    `formats`, of whole numbers both.
     """
-    mixed, kept, asked = quantize_vectors(mix(keys)), quantize_vectors(values), quantize_vectors(mix(query))
+    mixed, kept = cached(keys, formats[0], True), cached(values, formats[1], False)
+    asked = quantize_vectors(mix(query))
     factor = asked.scales / np.float32(mixed_together(len(query))) * np.float32(scale)
     exponent = np.float32((factor if asked.scales else np.float32(1)) * LOG2_E)
     scores = (mixed.codes @ asked.codes).astype(np.float32) * mixed.scales

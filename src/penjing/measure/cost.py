@@ -23,7 +23,9 @@ from penjing.artifact.layout import ALIGNMENT, StoredFormat, expected_parts, pad
 from penjing.measure.machine import Machine
 from penjing.spec import FloatFormat, KvFormat, Spec, Tier, WeightFormat
 
-KV_ELEMENT_BYTES: dict[KvFormat, int] = {"int8": 1, "bf16": 2, "fp32": 4}
+KV_BITS: dict[KvFormat, int] = {"int4": 4, "int5": 5, "int6": 6, "int8": 8, "bf16": 16, "fp32": 32}
+KV_SCALE_BYTES: dict[KvFormat, int] = {"int4": 2, "int5": 2, "int6": 2, "int8": 4, "bf16": 0, "fp32": 0}
+KV_WHOLE_DIMENSIONS: dict[KvFormat, int] = {"int4": 8, "int5": 32, "int6": 16}  # a head is padded to these
 
 
 class BlockCost(Spec):
@@ -132,11 +134,12 @@ def block_cost(
 
 
 def kv_bytes_per_token(config: ModelConfig, block: BlockConfig) -> int:
-    """Bytes one token adds to a block's cache; int8 carries a float32 scale for each head."""
+    """Bytes one token adds to a block's cache, the scales of its heads and their padding included."""
     total = 0
-    for format_name in (block.key_format, block.value_format):
-        head = config.head_dim * KV_ELEMENT_BYTES[format_name] + (4 if format_name == "int8" else 0)
-        total += block.num_kv_heads * head
+    for name in (block.key_format, block.value_format):
+        whole = KV_WHOLE_DIMENSIONS.get(name, 1)
+        dimensions = -(-config.head_dim // whole) * whole
+        total += block.num_kv_heads * (dimensions * KV_BITS[name] // 8 + KV_SCALE_BYTES[name])
     return total
 
 

@@ -36,7 +36,7 @@ from penjing.optimize.serving import (
     served_peak_bytes,
     summarize_serving,
 )
-from penjing.spec import Tier
+from penjing.spec import KvFormats, Tier
 
 DEFAULT_TOKENS = texts.DEFAULT_TOKENS
 TOKENIZER_FILE = "tokenizer.json"
@@ -206,6 +206,7 @@ def describe(engine: Engine, tier: Tier, own_perplexity: float, speed: ServingSp
     """An artifact as it was run."""
     artifact = engine.artifact
     source = artifact.manifest.provenance.source
+    block = artifact.config.blocks[0]
     matrices = [entry for entry in artifact.manifest.tensors.values() if len(entry.shape) == 2]
     return Side(
         name=source.label,
@@ -213,7 +214,7 @@ def describe(engine: Engine, tier: Tier, own_perplexity: float, speed: ServingSp
         source_hash=source.hash,
         formats=tuple(sorted({entry.format for entry in matrices})),
         tier=tier,
-        kv=artifact.config.blocks[0].key_format,
+        kv=KvFormats(key=block.key_format, value=block.value_format),
         tensor_bytes=artifact.tier_bytes(tier),
         perplexity=own_perplexity,
         speed=speed,

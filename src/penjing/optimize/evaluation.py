@@ -6,7 +6,7 @@ from penjing.measure.quality import QualitySummary
 from penjing.measure.stats import LossBound
 from penjing.optimize.documents import TextRecord
 from penjing.optimize.serving import ServingSpeed
-from penjing.spec import KvFormat, Spec, Tier
+from penjing.spec import Kv, Spec, Tier
 
 UNFAMILIAR_FACTOR = 5.0
 FLOAT_FORMATS = frozenset({"fp32", "fp16", "bf16"})
@@ -23,7 +23,7 @@ class Side(Spec):
     source_hash: str
     formats: tuple[str, ...]
     tier: Tier
-    kv: KvFormat
+    kv: Kv
     tensor_bytes: int
     perplexity: float
     speed: ServingSpeed | None = None

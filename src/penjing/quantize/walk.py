@@ -126,7 +126,7 @@ def only_step(recipe: Recipe) -> QuantizeStep:
 
 def with_kv_format(config: ModelConfig, step: QuantizeStep) -> ModelConfig:
     """The same model with the recipe's key and value format in every block."""
-    update = {"key_format": step.kv, "value_format": step.kv}
+    update = {"key_format": step.kv_formats.key, "value_format": step.kv_formats.value}
     return config.model_copy(
         update={"blocks": tuple(block.model_copy(update=update) for block in config.blocks)}
     )
