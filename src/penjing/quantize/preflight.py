@@ -12,7 +12,9 @@ from penjing.quantize.methods import Method
 from penjing.quantize.tracks import CHUNK_TOKENS, compute_dtype
 
 PROBE_SIZE = 1024  # rows and columns of the product that is timed
-SECONDS_PER_GIGAWEIGHT = 300.0  # of rounding 10^9 weights with feedback on two cores; measured
+# Of rounding 10^9 weights with feedback, and by stages that are judged, on two cores; measured.
+SECONDS_PER_GIGAWEIGHT = 400.0
+JUDGED_SECONDS_PER_GIGAWEIGHT = 1500.0
 
 
 @dataclass(frozen=True)
@@ -46,29 +48,26 @@ def preflight(
     working = working_bytes(config, method, tracks)
     spill = working + streams > max_ram_bytes
     weights = sum(block_weights(config, index) for index in range(len(config.blocks)))
+    rounding = JUDGED_SECONDS_PER_GIGAWEIGHT if method.held else SECONDS_PER_GIGAWEIGHT
     return Preflight(
         memory_bytes=working + (0 if spill else streams),
         disk_bytes=(streams if spill else 0) + passes * weights,
-        seconds=passes * (work(config, method, num_tokens) + SECONDS_PER_GIGAWEIGHT * weights / 1e9),
+        seconds=passes * (work(config, method, num_tokens) + rounding * weights / 1e9),
         spill=spill,
     )
 
 
 def working_bytes(config: ModelConfig, method: Method, tracks: int) -> int:
-    """The largest block's weights on each track, statistics of its widest input with the double precision
-    that inverting them takes, and a chunk of activations."""
+    """The largest block's weights on each track and statistics of its widest input; beside these a chunk of
+    activations or, later, the double precision that inverting a Gram takes and a matrix being rounded."""
     itemsize = compute_dtype(config.hidden_size).itemsize
     weights = max(block_weights(config, index) for index in range(len(config.blocks)))
     roles = [role for block in config.blocks for role in block_tensors(config, block).values()]
     widest = max(role.shape[1] for role in roles if role.is_matrix)
     largest = max(role.shape[0] * role.shape[1] for role in roles if role.is_matrix)
     grams = (1 + method.cross) * (1 + method.held)
-    return (
-        tracks * itemsize * weights
-        + widest * widest * (4 * grams + 3 * 8)
-        + 8 * 4 * largest
-        + 6 * 4 * CHUNK_TOKENS * widest
-    )
+    inverting, chunk = 20 * widest * widest + 6 * 4 * largest, 6 * 4 * CHUNK_TOKENS * widest
+    return tracks * itemsize * weights + 4 * grams * widest * widest + max(inverting, chunk)
 
 
 def block_weights(config: ModelConfig, index: int) -> int:
