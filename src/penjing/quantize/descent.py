@@ -23,7 +23,7 @@ BLOCK_COLUMNS = 64
 @dataclass(frozen=True)
 class DescentConfig:
     """passes: over all columns. damping: added to the Gram's diagonal, in parts of its mean. reach: how many
-    steps a code may lie from the target, as in `gptq`.
+    steps a code may lie from its weight, as in `gptq`.
     """
 
     passes: int = 4
@@ -32,14 +32,23 @@ class DescentConfig:
 
 
 def descend(
-    target: Tensor, statistics: InputStatistics, placement: Placement, codes: Tensor, config: DescentConfig
+    target: Tensor,
+    statistics: InputStatistics,
+    placement: Placement,
+    codes: Tensor,
+    config: DescentConfig,
+    *,
+    weight: Tensor | None = None,
 ) -> Tensor:
-    """Codes float32 [N, K] of no larger error against `target` under the damped Gram."""
+    """Codes float32 [N, K] of no larger error against `target` under the damped Gram.
+
+    weight: what `config.reach` is measured from (None: the target).
+    """
     check_statistics(target, statistics)
     gram = statistics.gram.clone()
     extra = config.damping * float(gram.diagonal().mean())
     gram.diagonal().add_(extra if extra > 0 else 1.0)
-    bounds = placement.bounds(target, config.reach)
+    bounds = placement.bounds(target if weight is None else weight, config.reach)
     if bounds is not None:
         bounds = (bounds[0].t().contiguous(), bounds[1].t().contiguous())
     codes, wanted = codes.t().contiguous(), target.t().contiguous()  # [K, N]

@@ -47,18 +47,25 @@ def gptq(weight: Tensor, statistics: InputStatistics, format: WeightFormat, conf
 
 
 def feed_back(
-    weight: Tensor, statistics: InputStatistics, placement: Placement, config: GptqConfig
+    target: Tensor,
+    statistics: InputStatistics,
+    placement: Placement,
+    config: GptqConfig,
+    weight: Tensor | None = None,
 ) -> Tensor:
-    """Codes float32 [N, K] on grids that are in place already."""
-    check_statistics(weight, statistics)
-    columns = weight.shape[1]
+    """Codes float32 [N, K] of a target [N, K] on grids that are in place already.
+
+    weight: what `config.reach` is measured from (None: the target).
+    """
+    check_statistics(target, statistics)
+    columns = target.shape[1]
     order, factor = feedback_factor(statistics, config.damping, by_importance=config.order)
-    rest = weight.t()[order].contiguous()  # [K, N]: a column of the matrix is a row here, side by side
+    rest = target.t()[order].contiguous()  # [K, N]: a column of the matrix is a row here, side by side
     codes = torch.empty_like(rest)
     scales = placement.scales.t().contiguous()
     zeros = None if placement.zeros is None else placement.zeros.t().contiguous()
     groups = (order // placement.group_size).tolist()
-    bounds = placement.bounds(weight, config.reach)
+    bounds = placement.bounds(target if weight is None else weight, config.reach)
     if bounds is not None:
         bounds = (bounds[0].t()[order].contiguous(), bounds[1].t()[order].contiguous())
     for first in range(0, columns, BLOCK_COLUMNS):

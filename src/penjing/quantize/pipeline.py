@@ -45,8 +45,9 @@ class AutoConfig:
 
 @dataclass(frozen=True, eq=False)
 class Attempt:
-    """A matrix between two stages: what it should be, and codes on a placed grid."""
+    """A matrix between two stages: the original, what it should be, and codes on a placed grid."""
 
+    weight: Tensor
     target: Tensor
     placement: Placement
     codes: Tensor
@@ -79,7 +80,7 @@ def auto(
     """
     judged = held or statistics
     placement, table = search_placement(weight, statistics, format, config.search)
-    best = Attempt(weight, placement, placement.nearest(weight))
+    best = Attempt(weight, weight, placement, placement.nearest(weight))
     least = error_of(best, weight, judged)
     results = [StageResult("search", least, kept=True)]
     for name, stage in STAGES:
@@ -104,7 +105,8 @@ def with_feedback(
     placement = attempt.placement
     if format.name != "table4":  # its table belongs to the placement that is there
         placement, _ = search_placement(target, statistics, format, config.search)
-    return Attempt(target, placement, feed_back(target, statistics, placement, config.gptq))
+    codes = feed_back(target, statistics, placement, config.gptq, attempt.weight)
+    return Attempt(attempt.weight, target, placement, codes)
 
 
 def with_refit(
@@ -124,7 +126,14 @@ def with_descent(
     config: AutoConfig,
 ) -> Attempt:
     """Codes after coordinate descent."""
-    codes = descend(attempt.target, statistics, attempt.placement, attempt.codes, config.descent)
+    codes = descend(
+        attempt.target,
+        statistics,
+        attempt.placement,
+        attempt.codes,
+        config.descent,
+        weight=attempt.weight,
+    )
     return replace(attempt, codes=codes)
 
 

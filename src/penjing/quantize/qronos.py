@@ -17,7 +17,8 @@ from torch import Tensor
 
 from penjing.formats.codes import Codes
 from penjing.quantize.factor import feedback_factor
-from penjing.quantize.gptq import GptqConfig, gptq
+from penjing.quantize.gptq import GptqConfig, feed_back
+from penjing.quantize.search import search_placement
 from penjing.quantize.statistics import InputStatistics, check_statistics
 from penjing.spec import WeightFormat
 
@@ -32,7 +33,10 @@ class QronosConfig:
 
 def qronos(weight: Tensor, statistics: InputStatistics, format: WeightFormat, config: QronosConfig) -> Codes:
     """`gptq` of the corrected target; plain `gptq` where there is no cross-Gram. Raises likewise."""
-    return gptq(corrected_target(weight, statistics, config.damping), statistics, format, config.gptq)
+    target = corrected_target(weight, statistics, config.damping)
+    placement, table = search_placement(target, statistics, format, config.gptq.search)
+    codes = feed_back(target, statistics, placement, config.gptq, weight)
+    return placement.to_codes(codes, format, table)
 
 
 def corrected_target(weight: Tensor, statistics: InputStatistics, damping: float) -> Tensor:

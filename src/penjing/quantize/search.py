@@ -30,7 +30,7 @@ from penjing.quantize.table import fit_table
 from penjing.spec import WeightFormat
 
 CHUNK_WEIGHTS = 1 << 16  # searched at a time: the scratch arrays stay in the caches
-MOST_CLIPPED_STEPS = 4.0  # at the outermost candidate; more never paid, whatever the bits
+MOST_CLIPPED_STEPS = 2.0  # at the outermost candidate, so that a residual plane can give nearly all back
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,8 @@ Forward = Callable[[Mapping[str, Tensor], Tensor], Tensor]
 @dataclass(frozen=True)
 class TuneConfig:
     """steps: of Adam, one batch each. rounding: whether codes are learned too; reach: how many steps of the
-    grid their latents may leave the original weight by (None: no bound; `layered` needs at most 0.5, lest
-    the residual plane cannot bring the weight back). latent_rate: in steps of the grid; scale_rate and
+    grid their latents may leave the original weight by (None: no bound; `layered` needs less than 1, lest
+    the residual plane cannot bring the weight back; 0.5 would begin many latents at the border of two codes). latent_rate: in steps of the grid; scale_rate and
     vector_rate: relative; all rise over `warmup` steps and then fall by half a cosine. judge_every: steps
     between judgements.
     """
@@ -37,8 +37,8 @@ class TuneConfig:
     steps: int = 400
     rounding: bool = True
     reach: float | None = None
-    latent_rate: float = 0.01
-    scale_rate: float = 1e-3
+    latent_rate: float = 0.005
+    scale_rate: float = 3e-3
     vector_rate: float = 1e-3
     warmup: int = 10
     judge_every: int = 50

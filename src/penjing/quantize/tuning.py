@@ -17,7 +17,7 @@ from penjing.quantize.tune import TuneConfig, against_original, tune
 BATCH_SEQUENCES = 4
 # Codes stay beside the original weight in formats that a residual plane may be added to, so that the base
 # plane of `layered` is `int4` tuned.
-REACH = 0.5
+REACH = 0.7
 
 
 def tune_blocks(
