@@ -28,10 +28,10 @@ Forward = Callable[[Mapping[str, Tensor], Tensor], Tensor]
 @dataclass(frozen=True)
 class TuneConfig:
     """steps: of Adam, one batch each. rounding: whether codes are learned too; reach: how many steps of the
-    grid their latents may leave the original weight by (None: no bound; `layered` needs less than 1, lest
-    the residual plane cannot bring the weight back; 0.5 would begin many latents at the border of two codes). latent_rate: in steps of the grid; scale_rate and
-    vector_rate: relative; all rise over `warmup` steps and then fall by half a cosine. judge_every: steps
-    between judgements.
+    grid their latents may leave the original weight by (None: no bound). `layered` needs less than 1, lest
+    the residual plane cannot bring the weight back; 0.5 would begin many latents at the border of two codes.
+    latent_rate: in steps of the grid; scale_rate and vector_rate: relative; all rise over `warmup` steps and
+    then fall by half a cosine. judge_every: steps between judgements.
     """
 
     steps: int = 400
