@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import ml_dtypes
 import numpy as np
@@ -16,6 +15,7 @@ from penjing.export.gguf.file import FileTensor
 from penjing.export.gguf.rope import rope_factors
 from penjing.export.steps import format_of, pieces
 from penjing.formats import Encoded, decode, dequantize, unpack
+from penjing.models.layout import Published
 from penjing.spec import Tier
 
 MODEL_NAMES = {"embedding": "token_embd.weight", "final_norm": "output_norm.weight", "head": "output.weight"}
@@ -49,33 +49,24 @@ FLOAT_TYPES = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
 INTERLEAVED = ("llama", "mistral")
 
 
-@dataclass(frozen=True)
-class Group:
-    """A tensor of the file: canonical names whose rows follow one another in it, and its shape."""
-
-    name: str
-    shape: tuple[int, ...]
-    parts: tuple[str, ...]
-
-
 def file_tensors(artifact: Artifact, tier: Tier, ledger: Ledger) -> list[FileTensor]:
     """Every tensor of the file. Conversions are entered in the ledger while their bytes are made."""
     config = artifact.config
     tensors = [
-        matrix(artifact, group, tier, ledger) if len(group.shape) > 1 else vector(artifact, group, tier)
-        for group in groups(config)
+        matrix(artifact, whole, tier, ledger) if len(whole.shape) > 1 else vector(artifact, whole, tier)
+        for whole in named_tensors(config)
     ]
     return tensors + [constant(name, values) for name, values in rope_factors(config).items()]
 
 
-def groups(config: ModelConfig) -> Iterator[Group]:
+def named_tensors(config: ModelConfig) -> Iterator[Published]:
     """All tensors under llama.cpp's names, in the order of execution."""
     roles = expected_tensors(config)
     fused = PHI3_FUSED if config.family == "phi3" else {}
     inside = {part for parts in fused for part in parts[1:]}
     for name, role in roles.items():
         if not name.startswith("blocks."):
-            yield Group(MODEL_NAMES[name], role.shape, (name,))
+            yield Published(MODEL_NAMES[name], role.shape, (name,))
             continue
         _, index, inner = name.split(".", 2)
         prefix, block = f"blk.{index}.", config.blocks[int(index)]
@@ -83,30 +74,30 @@ def groups(config: ModelConfig) -> Iterator[Group]:
             _, expert, part = inner.split(".")
             if expert == "0":
                 parts = tuple(f"blocks.{index}.experts.{each}.{part}" for each in range(block.num_experts))
-                yield Group(prefix + EXPERTS[part], (block.num_experts, *role.shape), parts)
+                yield Published(prefix + EXPERTS[part], (block.num_experts, *role.shape), parts)
             continue
-        whole = next((parts for parts in fused if parts[0] == inner), None)
-        if whole is not None:
-            parts = tuple(f"blocks.{index}.{part}" for part in whole)
+        together = next((parts for parts in fused if parts[0] == inner), None)
+        if together is not None:
+            parts = tuple(f"blocks.{index}.{part}" for part in together)
             rows = sum(roles[part].shape[0] for part in parts)
-            yield Group(prefix + fused[whole], (rows, role.shape[1]), parts)
+            yield Published(prefix + fused[together], (rows, role.shape[1]), parts)
         elif inner not in inside:
-            yield Group(prefix + BLOCK_NAMES[inner], role.shape, (name,))
+            yield Published(prefix + BLOCK_NAMES[inner], role.shape, (name,))
 
 
-def matrix(artifact: Artifact, group: Group, tier: Tier, ledger: Ledger) -> FileTensor:
+def matrix(artifact: Artifact, whole: Published, tier: Tier, ledger: Ledger) -> FileTensor:
     """A matrix, several in one, or a stack of experts."""
-    types = {own_type(artifact.matrix(part), tier) for part in group.parts}
+    types = {own_type(artifact.matrix(part), tier) for part in whole.parts}
     # Routers decide, and llama.cpp would round what they read to the type of a half-precision matrix.
-    target = "F32" if group.parts[0].endswith("router") else common_type(types)
+    target = "F32" if whole.parts[0].endswith("router") else common_type(types)
 
     def runs() -> Iterator[NDArray[np.uint8]]:
-        for part in group.parts:
+        for part in whole.parts:
             name = f"{artifact.path}: {part}"
             packed = np.concatenate(list(packed_rows(artifact.matrix(part), tier, target, name, ledger)))
             yield rotated(packed, artifact.config, part)
 
-    return FileTensor(group.name, group.shape, target, runs)
+    return FileTensor(whole.name, whole.shape, target, runs)
 
 
 def own_type(encoded: Encoded, tier: Tier) -> str:
@@ -153,9 +144,9 @@ def rotated(rows: NDArray[np.uint8], config: ModelConfig, name: str) -> NDArray[
     return np.ascontiguousarray(halved.swapaxes(1, 2)).reshape(rows.shape)
 
 
-def vector(artifact: Artifact, group: Group, tier: Tier) -> FileTensor:
+def vector(artifact: Artifact, whole: Published, tier: Tier) -> FileTensor:
     """A norm, with what families add to it, or a bias."""
-    (name,) = group.parts
+    (name,) = whole.parts
 
     def runs() -> Iterator[NDArray[np.uint8]]:
         values = artifact.vector(name, tier)
@@ -164,7 +155,7 @@ def vector(artifact: Artifact, group: Group, tier: Tier) -> FileTensor:
         rows = np.ascontiguousarray(values, "<f4").view(np.uint8).reshape(-1, 4)
         yield rotated(rows, artifact.config, name)
 
-    return FileTensor(group.name, group.shape, "F32", runs)
+    return FileTensor(whole.name, whole.shape, "F32", runs)
 
 
 def constant(name: str, values: tuple[float, ...]) -> FileTensor:
