@@ -157,6 +157,9 @@ def test_options_that_do_not_go_together(tmp_path: Path) -> None:
     artifact = make(tmp_path, LLAMA | WIDE)
     with pytest.raises(SpecError, match="scales of fp16 or bf16"):
         export(artifact.path, tmp_path / "out", to="compressed-tensors", dtype="fp32")
+    kept = make(tmp_path / "kept", LLAMA | WIDE, "keep")
+    with pytest.raises(SpecError, match="no matrix of it can be packed"):
+        export(kept.path, tmp_path / "out", to="compressed-tensors")
     with pytest.raises(SpecError, match="goes with gguf only"):
         export(artifact.path, tmp_path / "out", tokenizer=False)
     with pytest.raises(SpecError, match="nothing is exported to 'onnx'"):

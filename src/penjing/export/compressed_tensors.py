@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penjing.artifact import Artifact
+from penjing.errors import SpecError
 from penjing.export.conversion import Exported, Ledger
 from penjing.export.safetensors import dequantized, embedding_notes
 from penjing.export.settings import rebuild_config
@@ -88,7 +89,8 @@ def export_compressed_tensors(
 
     dtype: of scales, and of what stays a float: embedding, head, routers, norms, and matrices that no scheme
     holds. Scales of an artifact are fp16, so bf16 rounds them. Raises ArtifactError, OutputError,
-    UnsupportedConfigError, SpecError (a tier that the artifact lacks), FormatError (a number beyond fp16).
+    UnsupportedConfigError, SpecError (a tier that the artifact lacks, nothing to pack), FormatError (a number
+    beyond fp16).
     """
     out, artifact = Path(out), Artifact.open(source)
     chosen, ledger = chosen_tier(artifact, tier), Ledger()
@@ -105,8 +107,9 @@ def export_compressed_tensors(
         else:
             tensors += PackedMatrix(artifact, tensor, scheme, dtype, chosen).tensors(ledger)
             schemes[module] = scheme
-    if schemes:
-        config["quantization_config"] = quantization_config(schemes, floats)
+    if not schemes:
+        raise SpecError(f"{artifact.path}: no matrix of it can be packed; export to safetensors or gguf")
+    config["quantization_config"] = quantization_config(schemes, floats)
     write_directory(artifact, out, config, tensors, force=force, progress=progress)
     return Exported(out, ledger.conversions(), tuple(embedding_notes(artifact, dtype)))
 
