@@ -103,6 +103,7 @@ def test_transformers_rebuilds_the_model(tmp_path: Path, config: dict[str, Any])
     """From the tensors of the file; it computes what the dequantized checkpoint does."""
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
+    pytest.importorskip("accelerate", reason="pip install 'penjing[dev]'")
     artifact = make(tmp_path, config)
     out = export_gguf(artifact.path, tmp_path / "model.gguf").path
     plain = export_safetensors(artifact.path, tmp_path / "plain", dtype="fp32").path
