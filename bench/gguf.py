@@ -27,7 +27,23 @@ from penjing.spec import WeightFormatName
 
 WORKER = Path(__file__).parent / "peer" / "gguf_logits.py"
 PYTHON = cache_directory() / "peers" / "environment" / "bin" / "python"
-FORMATS: tuple[WeightFormatName, ...] = ("int4", "layered", "int8", "keep")
+FORMATS: tuple[tuple[WeightFormatName, bool], ...] = (  # and whether with zero points
+    ("keep", False),
+    ("int2", False),
+    ("int3", True),
+    ("int4", False),
+    ("int4", True),
+    ("int5", False),
+    ("int5", True),
+    ("int6", False),
+    ("int8", False),
+    ("int8", True),
+    ("layered", False),
+    ("table4", False),
+    ("mxfp4", False),
+    ("nf4", False),
+    ("fp8", False),
+)
 TOKENS = 200
 TEXTS = (
     "Once upon a time, there was  a boy.\n\tHe'd 12 dogs!",
@@ -48,11 +64,14 @@ def main() -> None:
 def compare(checkpoint: str, directory: Path) -> None:
     """One model in every format."""
     print(f"{checkpoint}: KL and largest difference of logits to the same weights in fp32")
-    print(f"{'':9}{'Penjing KL':>12}{'llama.cpp KL':>14}{'Penjing max':>13}{'llama.cpp max':>15}{'agree':>7}")
+    print(
+        f"{'':10}{'Penjing KL':>12}{'llama.cpp KL':>14}{'Penjing max':>13}{'llama.cpp max':>15}{'agree':>7}"
+    )
     tokens: list[int] = []
-    for name in FORMATS:
+    for format, asymmetric in FORMATS:
+        name = f"{format}{' zeros' if asymmetric else ''}"
         tray = directory / name
-        penjing.quantize(checkpoint, tray, penjing.preset(name))
+        penjing.quantize(checkpoint, tray, penjing.preset(format, asymmetric=asymmetric))
         exported = penjing.export(tray, directory / f"{name}.gguf", to="gguf")
         engine = penjing.Engine(tray)
         has_tokenizer = (tray / "tokenizer.json").exists()
@@ -62,12 +81,12 @@ def compare(checkpoint: str, directory: Path) -> None:
         exact = dequantized_logits(tray, directory / f"{name}-fp32", tokens)
         theirs = llama_logits(exported.path, tokens, texts, directory)
         print(
-            f"{name:9}{divergence(exact, ours):12.2e}{divergence(exact, theirs):14.2e}"
+            f"{name:10}{divergence(exact, ours):12.2e}{divergence(exact, theirs):14.2e}"
             f"{np.abs(exact - ours).max():13.4f}{np.abs(exact - theirs).max():15.4f}"
             f"{(exact.argmax(1) == theirs.argmax(1)).mean():7.1%}"
         )
         for line in exported.lines():
-            print(f"         {line}")
+            print(f"          {line}")
 
 
 def written_by(engine: penjing.Engine) -> list[int]:

@@ -25,9 +25,10 @@ from penjing.spec import QuantizeStep, Recipe, WeightFormat, preset
 WIDE = {"hidden_size": 64, "num_attention_heads": 4, "head_dim": 16, "intermediate_size": 128}
 
 
-def make(root: Path, config: dict[str, Any], format_name: str = "int4") -> Artifact:
+def make(root: Path, config: dict[str, Any], format_name: Any = "int4", asymmetric: bool = False) -> Artifact:
     write_checkpoint(root / "model", config)
-    return quantize_checkpoint(root / "model", root / "artifact", preset(format_name))  # type: ignore[arg-type]
+    recipe = preset(format_name, asymmetric=asymmetric)
+    return quantize_checkpoint(root / "model", root / "artifact", recipe)
 
 
 def stored(directory: Path) -> dict[str, np.ndarray]:
@@ -61,22 +62,23 @@ def test_the_library_unpacks_what_was_packed(name: str, asymmetric: bool) -> Non
 
 
 @pytest.mark.parametrize(
-    ("config", "format_name"),
+    ("config", "format_name", "asymmetric"),
     [
-        (LLAMA | WIDE, "int4"),
-        (LLAMA | WIDE | {"tie_word_embeddings": True, "intermediate_size": 100}, "int8"),
-        (QWEN3 | WIDE, "layered"),
-        (PHI3 | WIDE, "int4"),
+        (LLAMA | WIDE, "int4", True),
+        (LLAMA | WIDE | {"tie_word_embeddings": True, "intermediate_size": 100}, "int8", True),
+        (QWEN3 | WIDE, "layered", False),
+        (PHI3 | WIDE, "int4", False),
+        (PHI3 | WIDE, "int6", True),
     ],
-    ids=["llama", "llama tied, odd width", "qwen3", "phi3"],
+    ids=["llama", "llama tied, odd width", "qwen3", "phi3", "phi3 of 6 bits"],
 )
 def test_transformers_computes_what_was_meant(
-    tmp_path: Path, config: dict[str, Any], format_name: str
+    tmp_path: Path, config: dict[str, Any], format_name: str, asymmetric: bool
 ) -> None:
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     pytest.importorskip("compressed_tensors", reason="pip install 'penjing[dev]'")
-    artifact = make(tmp_path, config, format_name)
+    artifact = make(tmp_path, config, format_name, asymmetric)
     packed = export_compressed_tensors(artifact.path, tmp_path / "packed")
     plain = export_safetensors(artifact.path, tmp_path / "plain", dtype="fp32")
     tokens = torch.from_numpy(np.random.default_rng(0).integers(3, 50, (1, 40)))

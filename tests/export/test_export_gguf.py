@@ -48,6 +48,35 @@ def make(root: Path, config: dict[str, Any], format_name: str = "int4") -> Artif
     return quantize_checkpoint(root / "model", root / "artifact", preset(format_name))  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("format_name", "asymmetric", "target"),
+    [
+        ("int2", True, "Q4_0"),
+        ("int3", False, "Q4_0"),
+        ("int4", True, "Q4_1"),
+        ("int5", False, "Q5_0"),
+        ("int6", True, "Q8_0"),
+        ("table4", False, "Q8_0"),
+        ("mxfp4", False, "MXFP4"),
+        ("nf4", False, "F16"),
+    ],
+)
+def test_every_format_is_read_as_it_was_meant(
+    tmp_path: Path, format_name: Any, asymmetric: bool, target: str
+) -> None:
+    write_checkpoint(tmp_path / "model", LLAMA | WIDE)
+    recipe = preset(format_name, 32, asymmetric)
+    artifact = quantize_checkpoint(tmp_path / "model", tmp_path / "artifact", recipe)
+    exported = export_gguf(artifact.path, tmp_path / "out.gguf")
+    (said,) = [conversion for conversion in exported.conversions if conversion.source.startswith(format_name)]
+    assert (said.target, said.tensors) == (target, 14)
+    assert (said.largest_error == 0) == (target not in ("Q4_1", "F16"))
+    stored, meant = read(exported)[1]["blk.1.ffn_down.weight"], decode(artifact.matrix("blocks.1.down"))
+    np.testing.assert_allclose(
+        stored, meant, atol=said.largest_error * np.abs(meant).max() * (1 + 1e-6), rtol=0
+    )
+
+
 def read(exported: Exported) -> tuple[dict[str, Any], dict[str, Any]]:
     """Keys, and tensors as float32."""
     reader = gguf.GGUFReader(exported.path)

@@ -22,9 +22,10 @@ from penjing.errors import SpecError
 from penjing.export.conversion import Exported, Ledger
 from penjing.export.safetensors import dequantized, embedding_notes
 from penjing.export.settings import rebuild_config
-from penjing.export.steps import Steps, format_of, steps_of, tensor_text
+from penjing.export.steps import Steps, steps_of, tensor_text
 from penjing.export.weights_file import DTYPES, WeightsTensor, chosen_tier, rounded, write_directory
 from penjing.formats import decode, unpack
+from penjing.formats.packing import format_of
 from penjing.models.layout import Published, published_tensors
 from penjing.spec import Tier
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from penjing.errors import FormatError
 from penjing.formats import Codes, Encoded
 from penjing.formats.codes import UNIFORM_BITS
+from penjing.formats.packing import format_of
 from penjing.spec import Tier, WeightFormat
 
 PIECE_WEIGHTS = 1 << 22  # weights converted at a time: bounds memory
@@ -87,13 +88,6 @@ def format_text(format: WeightFormat, tier: Tier) -> str:
     words = [format.name, f"g{format.group_size}"]
     words += ["asymmetric"] if format.asymmetric else []
     return " ".join(words + ([f"at {tier}"] if format.name == "layered" else []))
-
-
-def format_of(encoded: Encoded) -> WeightFormat:
-    """A stored matrix's format; it has codes."""
-    return WeightFormat.model_validate(
-        {"name": encoded.format, "group_size": encoded.group_size, "asymmetric": encoded.asymmetric}
-    )
 
 
 def tensor_text(encoded: Encoded, tier: Tier) -> str:

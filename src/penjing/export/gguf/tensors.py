@@ -13,8 +13,9 @@ from penjing.export.conversion import Ledger
 from penjing.export.gguf.blocks import common_type, halves, pack, source_text, type_of
 from penjing.export.gguf.file import FileTensor
 from penjing.export.gguf.rope import rope_factors
-from penjing.export.steps import format_of, pieces
+from penjing.export.steps import pieces
 from penjing.formats import Encoded, decode, dequantize, unpack
+from penjing.formats.packing import format_of
 from penjing.models.layout import Published
 from penjing.spec import Tier
 
