@@ -21,6 +21,7 @@ lint: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python bench/kernels.py
+	$(BIN)/python bench/gguf.py
 
 # Rebuild the compiled core after an edit in csrc/.
 build: $(VENV)/.build

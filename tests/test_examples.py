@@ -28,7 +28,9 @@ def test_examples_run(
     assert {path.name for path in tmp_path.iterdir()} == {
         "cache",
         "tray",
+        "tray.gguf",
         "tray-for-others",
         "tray-int8",
         "tray-layered",
+        "tray-packed",
     }

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from penjing.artifact import Artifact
     from penjing.engine import Completion, Engine, Sampling
     from penjing.errors import PenjingError
-    from penjing.export.safetensors import export_safetensors as export
+    from penjing.export.choose import export as export
     from penjing.models.embedded import SEEDLING_TEXT
     from penjing.optimize.bench import Workload
     from penjing.optimize.bench import measure_bench as bench

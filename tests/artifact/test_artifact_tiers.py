@@ -62,7 +62,8 @@ def test_an_export_is_of_one_tier(tmp_path: Path) -> None:
         tmp_path / "tuned", "layered", config=config, best=lambda _, vector: vector * np.float32(2)
     )
     fast, best = (
-        Checkpoint.open(export_safetensors(path, tmp_path / tier, dtype="fp32", tier=tier)) for tier in TIERS
+        Checkpoint.open(export_safetensors(path, tmp_path / tier, dtype="fp32", tier=tier).path)
+        for tier in TIERS
     )
     for name in ("blocks.1.attention_norm", "final_norm"):
         assert np.array_equal(best.read(name), 2 * fast.read(name))

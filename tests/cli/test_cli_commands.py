@@ -178,9 +178,19 @@ def test_bench_of_a_shape_says_where_its_weights_are(run: Run, cache: Path, tmp_
 
 def test_export_loads_as_a_checkpoint(run: Run, tray: Path, tmp_path: Path) -> None:
     told = document(run("export", tray, "-o", tmp_path / "exported", "--json"))
-    assert told == {"path": str(tmp_path / "exported"), "dtype": "bf16"}
+    assert told["path"] == str(tmp_path / "exported")
+    assert {item["target"] for item in told["conversions"]} == {"bf16"}
     assert str(tmp_path / "again") in run("export", tray, "-o", tmp_path / "again").out
     assert document(run("profile", tmp_path / "exported", "--json"))["family"] == "llama"
+
+
+def test_export_says_what_became_of_the_codes(run: Run, tray: Path, tmp_path: Path) -> None:
+    said = run("export", tray, "-o", tmp_path / "tray.gguf", "--to", "gguf").out
+    assert "int8 g64 (48 columns are no whole blocks of 32) -> F16, largest error" in said
+    packed = run("export", tray, "-o", tmp_path / "packed", "--to", "compressed-tensors", "--tier", "best")
+    assert (packed.code, "no matrix of it can be packed" in packed.err) == (2, True)
+    wrong = run("export", tray, "-o", tmp_path / "other.gguf", "--to", "gguf", "--dtype", "fp16")
+    assert (wrong.code, "leave the dtype out" in wrong.err) == (2, True)
 
 
 @pytest.mark.parametrize("config", [GEMMA3, PHI3, QWEN3_MOE], ids=lambda config: config["model_type"])

@@ -30,9 +30,10 @@ from safetensors import safe_open
 from penjing.artifact import Artifact, expected_tensors
 from penjing.engine import Engine
 from penjing.errors import FormatError, OutputExistsError, SpecError, UnsupportedConfigError
-from penjing.export import export_safetensors
-from penjing.export.safetensors import WEIGHTS_FILE
+from penjing.export import Exported
+from penjing.export import export_safetensors as export
 from penjing.export.settings import rebuild_config
+from penjing.export.weights_file import WEIGHTS_FILE
 from penjing.formats import decode
 from penjing.models import Checkpoint
 from penjing.quantize import quantize_checkpoint
@@ -63,6 +64,11 @@ CONFIGS = {
     "gemma3": GEMMA3 | {"final_logit_softcapping": 3.0},
     "gemma3 plain": GEMMA3 | {"rope_scaling": None, "attention_bias": True, "tie_word_embeddings": False},
 }
+
+
+def export_safetensors(*arguments: Any, **options: Any) -> Path:
+    exported: Exported = export(*arguments, **options)
+    return exported.path
 
 
 def make(root: Path, config: dict[str, Any], format_name: str = "layered") -> Artifact:
@@ -106,16 +112,28 @@ def test_transformers_computes_what_the_engine_serves(tmp_path: Path, name: str)
     np.testing.assert_allclose(ours, theirs, atol=2e-5, rtol=1e-4)
 
 
-def test_an_embedding_scaled_in_another_dtype_is_said(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_embedding_scaled_in_another_dtype_is_said(tmp_path: Path) -> None:
     """transformers rounds the scale of a Gemma's embedding to the dtype that it loads."""
     write_checkpoint(tmp_path / "model", GEMMA3, dtype=ml_dtypes.bfloat16)
     artifact = quantize_checkpoint(tmp_path / "model", tmp_path / "artifact", preset("int8"))
-    export_safetensors(artifact.path, tmp_path / "same")
-    assert capsys.readouterr().err == ""
-    export_safetensors(artifact.path, tmp_path / "other", dtype="fp32")
-    assert "scaled by 6.9375, and by 6.9282 in a model that is loaded in fp32" in capsys.readouterr().err
+    assert export(artifact.path, tmp_path / "same").notes == ()
+    (said,) = export(artifact.path, tmp_path / "other", dtype="fp32").notes
+    assert "scaled by 6.9375, and by 6.9282 in a model that is loaded in fp32" in said
+
+
+def test_what_rounding_cost_is_said(tmp_path: Path) -> None:
+    artifact = make(tmp_path, LLAMA, "int4")
+    (exact, *_) = export(artifact.path, tmp_path / "fp32", dtype="fp32").conversions
+    assert (exact.largest_error, exact.rms_error) == (0, 0)
+    embedding, linear = export(artifact.path, tmp_path / "bf16").lines()
+    assert embedding.startswith("2 matrices: int8 g64 -> bf16, largest error ")
+    assert linear.startswith("14 matrices: int4 g64 -> bf16, largest error ")
+    meant = decode(artifact.matrix("blocks.0.up"))
+    found = export(artifact.path, tmp_path / "again").conversions[1]
+    assert 0 < found.rms_error < 2**-8 > found.largest_error > 0
+    assert np.abs(meant - meant.astype(ml_dtypes.bfloat16).astype(np.float32)).max() <= (
+        found.largest_error * np.abs(meant).max() * (1 + 1e-6)
+    )
 
 
 def test_a_trained_model_with_its_tokenizer(stories260k: Path, tmp_path: Path) -> None:
@@ -256,9 +274,7 @@ def test_a_weight_beyond_half_precision_is_refused(tmp_path: Path) -> None:
 
 def export_aloud(artifact: str, out: str, *force: str) -> None:
     """A process to kill: reports each tensor on a line, the last of them just before it publishes."""
-    export_safetensors(
-        Path(artifact), Path(out), force=bool(force), progress=lambda *step: print(step, flush=True)
-    )
+    export(Path(artifact), Path(out), force=bool(force), progress=lambda *step: print(step, flush=True))
 
 
 if __name__ == "__main__":

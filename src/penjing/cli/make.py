@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +12,8 @@ import typer
 from penjing.cli.options import (
     Checkpoint,
     Data,
+    DtypeName,
+    ExportName,
     Force,
     FormatName,
     Json,
@@ -18,6 +21,7 @@ from penjing.cli.options import (
     QuantizeMethod,
     Seed,
     Threads,
+    Tier,
     Tokens,
 )
 from penjing.cli.show import measured_text, megabytes, percent, print_json, print_table, progress_bar
@@ -208,16 +212,35 @@ def chosen_recipe(
 
 def export(
     artifact: Annotated[Path, typer.Argument(help="Artifact directory.")],
-    out: Out,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Directory to write; with --to gguf, a file.")],
+    to: Annotated[ExportName, typer.Option(help="What to write.")] = ExportName.safetensors,
+    dtype: Annotated[
+        DtypeName | None,
+        typer.Option(help="Of dequantized weights, and of scales. Default: bf16; compressed-tensors: fp16."),
+    ] = None,
+    tier: Tier = None,
+    tokenizer: Annotated[bool, typer.Option(help="Write the tokenizer into a GGUF file.")] = True,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Write an artifact's weights, dequantized, as a checkpoint that other libraries load."""
-    from penjing.export import export_safetensors
+    """Write an artifact for other tools: dequantized, or with its codes, and say what that cost."""
+    from penjing.export.choose import export as write
 
     with progress_bar() as progress:
-        export_safetensors(artifact, out, force=force, progress=progress)
+        exported = write(
+            artifact,
+            out,
+            to=to.value,
+            dtype=None if dtype is None else dtype.value,
+            tier=None if tier is None else tier.value,
+            tokenizer=tokenizer,
+            force=force,
+            progress=progress,
+        )
     if as_json:
-        print_json({"path": str(out), "dtype": "bf16"})
-    else:
-        print(f"wrote {out}: every weight as bf16")
+        conversions = [asdict(conversion) for conversion in exported.conversions]
+        print_json({"path": str(out), "conversions": conversions, "notes": list(exported.notes)})
+        return
+    print(f"wrote {out}")
+    for line in exported.lines():
+        print(f"  {line}")

@@ -48,6 +48,22 @@ class QuantizeMethod(StrEnum):
     auto = "auto"
 
 
+class ExportName(StrEnum):
+    """What an artifact can be exported to."""
+
+    safetensors = "safetensors"
+    gguf = "gguf"
+    compressed_tensors = "compressed-tensors"
+
+
+class DtypeName(StrEnum):
+    """Float formats of an export."""
+
+    bf16 = "bf16"
+    fp16 = "fp16"
+    fp32 = "fp32"
+
+
 Model = Annotated[
     str, typer.Argument(metavar="MODEL", help="Checkpoint or artifact directory, or 'seedling'.")
 ]
