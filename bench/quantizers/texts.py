@@ -43,7 +43,7 @@ class Windows:
 
 
 def evaluation_windows() -> Windows:
-    """Every whole window of Seedling's held-out text; a window begins with the last token of the one before."""
+    """Every whole window of Seedling's held-out text; each begins with the last token of the one before."""
     tokenizer = Tokenizer.load(SEEDLING)
     texts = (document.text for document in read_documents(SEEDLING_TEXT))
     return whole_windows([cut_windows(tokenizer.encode(text), WINDOW_TOKENS, None) for text in texts])
@@ -67,7 +67,9 @@ def calibration_windows() -> Windows:
 def calibration_texts() -> Iterator[corpus.CleanText]:
     """Clean files of the standard library that have nothing of the held-out text, in the order of a hash."""
     held = {
-        shingle for document in read_documents(SEEDLING_TEXT) for shingle in corpus.line_shingles(document.text)
+        shingle
+        for document in read_documents(SEEDLING_TEXT)
+        for shingle in corpus.line_shingles(document.text)
     }
     files = corpus.standard_library_files(Path(sysconfig.get_paths()["stdlib"]))
     held_keys = {file.key for file in files if corpus.is_held_out(file.key)}

@@ -1,0 +1,80 @@
+"""Penjing's own artifacts for the same comparison: each made once, and looked at in three ways."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import penjing
+from penjing.artifact import Artifact, is_artifact
+from penjing.artifact.manifest import TensorEntry
+from penjing.formats import decode
+from penjing.models.families import family_named
+from penjing.models.layout import published_name
+from penjing.quantize import quantize_checkpoint
+from penjing.spec import Recipe, Tier, canonical_json, validate
+
+MAKERS = ("quantize", "formats", "models", "artifact", "spec.py")  # what an artifact's bytes depend on
+
+
+@dataclass(frozen=True)
+class Made:
+    """An artifact, and how long it took; seconds are those of the run that made it."""
+
+    artifact: Artifact
+    seconds: float
+
+    def tensors(self, tier: Tier, *, embedding: bool) -> dict[str, NDArray[np.float32]]:
+        """What its matrices stand for, by published name; embedding and head only if asked for."""
+        family = family_named(self.artifact.config.family)
+        return {
+            published_name(name, family): decode(self.artifact.matrix(name), tier)
+            for name, _ in self.matrices()
+            if embedding or name.startswith("blocks.")
+        }
+
+    def bits_per_weight(self, tier: Tier) -> float:
+        """Of the matrices in blocks: everything stored for them that the tier reads, padding included."""
+        inside = [entry for name, entry in self.matrices() if name.startswith("blocks.")]
+        stored = sum(
+            part.nbytes
+            for entry in inside
+            for name, part in entry.parts.items()
+            if tier == "best" or name != "residual"
+        )
+        return 8 * stored / sum(entry.shape[0] * entry.shape[1] for entry in inside)
+
+    def matrices(self) -> Iterator[tuple[str, TensorEntry]]:
+        """Every matrix with its row in the manifest."""
+        return ((name, entry) for name, entry in self.artifact.entries() if len(entry.shape) == 2)
+
+
+def make(model: Path, model_hash: str, step: dict[str, Any], cache: Path) -> Made:
+    """The artifact of a recipe of one step; made again when the code that makes it has changed."""
+    recipe = validate(Recipe, {"steps": [step]}, "bench/quantizers/plan.py")
+    key = hashlib.sha256(f"{model_hash} {canonical_json(recipe)} {code_hash()}".encode()).hexdigest()
+    path = cache / "ours" / key[:12]
+    timing = path.with_suffix(".seconds")
+    if not (is_artifact(path) and timing.exists()):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        begin = time.perf_counter()
+        quantize_checkpoint(model, path, recipe, force=path.exists())
+        timing.write_text(str(time.perf_counter() - begin))
+    return Made(Artifact.open(path), float(timing.read_text()))
+
+
+def code_hash() -> str:
+    """SHA-256 of the sources that make artifacts."""
+    root, digest = Path(penjing.__file__).parent, hashlib.sha256()
+    for maker in MAKERS:
+        place = root / maker
+        for file in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
