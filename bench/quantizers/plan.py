@@ -11,6 +11,7 @@ QUANTIZERS = {
     "autoround": ("auto-round==0.15.1",),
 }
 GROUP_SIZE = 64
+BITS = (4, 2, 3)  # in the order in which they are run
 K_QUANTS = ("Q2_K", "Q3_K_S", "Q3_K_M", "Q4_K_S", "Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0", "Q4_0")
 Settings = dict[str, Any]
 
@@ -28,19 +29,16 @@ def llama_cpp() -> dict[str, Settings]:
 def llm_compressor() -> dict[str, Settings]:
     """GPTQ in activation order at several dampings and range observers, and AWQ."""
     jobs: dict[str, Settings] = {}
-    for bits in (4, 3, 2):
+    for observer, damping in (("mse", 0.01), ("mse", 0.1), ("minmax", 0.01)):
         for grid, symmetric in (("", True), (" asym", False)):
-            common = {"quantizer": "llmcompressor", "symmetric": symmetric, **linear(bits)}
-            for observer, damping in (("minmax", 0.01), ("minmax", 0.1), ("mse", 0.01), ("mse", 0.1)):
+            for bits in BITS:
                 name = f"GPTQ {bits}-bit{grid} ({observer}, damping {damping})"
-                jobs[name] = {**common, "method": "gptq", "observer": observer, "damping": damping}
-        jobs[f"AWQ {bits}-bit asym"] = {
-            "quantizer": "llmcompressor",
-            "symmetric": False,
-            **linear(bits),
-            "method": "awq",
-        }
-    return jobs
+                own = {"method": "gptq", "observer": observer, "damping": damping, "symmetric": symmetric}
+                jobs[name] = {"quantizer": "llmcompressor", **own, **linear(bits)}
+    own = {"method": "awq", "symmetric": False}
+    return jobs | {
+        f"AWQ {bits}-bit asym": {"quantizer": "llmcompressor", **own, **linear(bits)} for bits in BITS
+    }
 
 
 def autoround(iterations: int) -> dict[str, Settings]:
@@ -54,7 +52,7 @@ def autoround(iterations: int) -> dict[str, Settings]:
             **linear(bits),
         }
         for grid, symmetric in (("", True), (" asym", False))
-        for bits in (4, 2, 3)
+        for bits in BITS
     }
 
 
