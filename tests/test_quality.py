@@ -30,7 +30,8 @@ import json, pathlib, sys
 job = json.loads(pathlib.Path(sys.argv[1]).read_text())
 if job["bits"] == 3:
     sys.exit("three bits are odd")
-(pathlib.Path(sys.argv[2]) / "facts.json").write_text(json.dumps({"seen": job["bits"], "threads": job["threads"]}))
+facts = {"seen": job["bits"], "threads": job["threads"]}
+(pathlib.Path(sys.argv[2]) / "facts.json").write_text(json.dumps(facts))
 """
 
 
@@ -99,9 +100,7 @@ def test_a_run_depends_on_model_text_and_settings_but_not_on_its_name(tmp_path: 
 
 def test_the_judge_finds_no_loss_in_the_original_and_some_in_another(tmp_path: Path) -> None:
     evaluation = evaluation_windows()
-    first = [
-        int(np.flatnonzero(evaluation.documents == number)[0]) for number in np.unique(evaluation.documents)
-    ]
+    first = np.unique(evaluation.documents, return_index=True)[1]
     windows = Windows(evaluation.tokens[first][:, :32].copy(), evaluation.documents[first])
     judge = Judge(SEEDLING, windows, tmp_path, threads=1)
     name = "model.layers.0.mlp.down_proj.weight"
@@ -143,17 +142,12 @@ def verdict(kl: float) -> Verdict:
 
 
 def test_ours_is_held_against_the_best_peer_of_its_size() -> None:
-    rows = [
-        row("Penjing a", 4.25, 0.1),
-        row("good", 4.5, 0.2),
-        row("bad", 4.25, 0.4),
-        row("large", 5.0, 0.01),
-    ]
-    verdicts = {"Penjing a": verdict(0.1), "good": verdict(0.2), "bad": verdict(0.4), "large": verdict(0.01)}
-    (found,) = ratios_of(rows, verdicts)
-    assert found["peer"] == "good"
-    assert 0.4 < found["ratio"] < 0.6
-    assert found["difference"] == pytest.approx([-0.1, -0.1, -0.1])
+    found = {"Penjing a": (4.25, 0.1), "good": (4.5, 0.2), "bad": (4.25, 0.4), "large": (5.0, 0.01)}
+    rows = [row(name, bits, kl) for name, (bits, kl) in found.items()]
+    (ratio,) = ratios_of(rows, {name: verdict(kl) for name, (_, kl) in found.items()})
+    assert ratio["peer"] == "good"
+    assert 0.4 < ratio["ratio"] < 0.6
+    assert ratio["difference"] == pytest.approx([-0.1, -0.1, -0.1])
 
 
 def test_of_tried_settings_the_best_is_shown() -> None:

@@ -35,10 +35,10 @@ def llm_compressor() -> dict[str, Settings]:
                 name = f"GPTQ {bits}-bit{grid} ({observer}, damping {damping})"
                 own = {"method": "gptq", "observer": observer, "damping": damping, "symmetric": symmetric}
                 jobs[name] = {"quantizer": "llmcompressor", **own, **linear(bits)}
-    own = {"method": "awq", "symmetric": False}
-    return jobs | {
-        f"AWQ {bits}-bit asym": {"quantizer": "llmcompressor", **own, **linear(bits)} for bits in BITS
-    }
+    for bits in BITS:
+        own = {"method": "awq", "symmetric": False}
+        jobs[f"AWQ {bits}-bit asym"] = {"quantizer": "llmcompressor", **own, **linear(bits)}
+    return jobs
 
 
 def autoround(iterations: int) -> dict[str, Settings]:
