@@ -19,11 +19,12 @@ from typing import Any
 
 import numpy as np
 from peer.environment import Environment
-from quantizers.compare import judged_ours, judged_peer, ratios_of
+from quantizers.compare import Row, Verdicts, judged_ours, judged_peer, ratios_of
 from quantizers.judge import Judge
 from quantizers.ours import make
 from quantizers.plan import BASE, QUANTIZERS, ours, peers
 from quantizers.runs import Material, Run
+from quantizers.stories import find_stories, written_windows
 from quantizers.table import markdown_of, write
 from quantizers.texts import Windows, calibration_windows, evaluation_windows
 
@@ -71,7 +72,9 @@ def compare(options: argparse.Namespace, environment: Environment) -> dict[str, 
     material = Material(
         SEEDLING, judge.checkpoint.hash, saved(calibration, cache / "calibration"), calibration.sha256
     )
-    rows, verdicts, missing = [], {}, dict(environment.missing)
+    rows: list[Row] = []
+    verdicts: Verdicts = {}
+    missing = dict(environment.missing)
     for name, settings in peers().items():
         run = Run.of(name, settings, material, cache)
         if not run.is_done:
@@ -81,20 +84,39 @@ def compare(options: argparse.Namespace, environment: Environment) -> dict[str, 
                 continue
         row, verdicts[name] = judged_peer(run, judge)
         rows.append(row)
-    for name, step in ours().items():
-        made = make(SEEDLING, judge.checkpoint.hash, step, cache)
-        for tier in made.artifact.tiers:
-            label = name if len(made.artifact.tiers) == 1 else f"{name}, {tier}"
-            row, verdicts[label] = judged_ours(label, made, tier, judge)
-            rows.append(row)
+    own_rows, own_verdicts = compare_ours(judge, cache)
+    rows, verdicts = rows + own_rows, verdicts | own_verdicts
     return {
         "model": "Seedling",
         "texts": {"calibration": described(calibration), "evaluation": described(evaluation)},
         "versions": versions(environment),
         "rows": rows,
         "ratios": ratios_of(rows, verdicts),
+        "stories": compare_stories(cache, options.threads, missing),
         "missing": missing,
     }
+
+
+def compare_ours(judge: Judge, cache: Path) -> tuple[list[Row], Verdicts]:
+    """Every recipe of ours on the judge's checkpoint, at every tier."""
+    rows: list[Row] = []
+    verdicts: Verdicts = {}
+    for name, step in ours().items():
+        made = make(judge.checkpoint, step, cache)
+        for tier in made.artifact.tiers:
+            label = name if len(made.artifact.tiers) == 1 else f"{name}, {tier}"
+            row, verdicts[label] = judged_ours(label, made, tier, judge)
+            rows.append(row)
+    return rows, verdicts
+
+
+def compare_stories(cache: Path, threads: int, missing: dict[str, str]) -> list[Row]:
+    """The same recipes on stories260k; none, and a reason, where it is not there."""
+    model = find_stories()
+    if model is None:
+        missing["stories260k"] = "not beside the checkout, and PENJING_TEST_DATA names no directory with it"
+        return []
+    return compare_ours(Judge(model, written_windows(model, threads), cache, threads), cache)[0]
 
 
 def start(run: Run, material: Material, options: argparse.Namespace, environment: Environment) -> str | None:

@@ -165,6 +165,7 @@ def test_the_page_gets_its_tables(tmp_path: Path) -> None:
         "versions": {"penjing": "1"},
         "rows": [row("Penjing int4", 4.25, 0.125), {**row("llama.cpp Q4_0", 4.5, 0.25), **whole}],
         "ratios": [],
+        "stories": [],
         "missing": {"AWQ": "no luck"},
     }
     path = write(results, tmp_path / "quality")

@@ -16,6 +16,7 @@ import penjing
 from penjing.artifact import Artifact, is_artifact
 from penjing.artifact.manifest import TensorEntry
 from penjing.formats import decode
+from penjing.models import Checkpoint
 from penjing.models.families import family_named
 from penjing.models.layout import published_name
 from penjing.quantize import quantize_checkpoint
@@ -56,16 +57,16 @@ class Made:
         return ((name, entry) for name, entry in self.artifact.entries() if len(entry.shape) == 2)
 
 
-def make(model: Path, model_hash: str, step: dict[str, Any], cache: Path) -> Made:
+def make(checkpoint: Checkpoint, step: dict[str, Any], cache: Path) -> Made:
     """The artifact of a recipe of one step; made again when the code that makes it has changed."""
     recipe = validate(Recipe, {"steps": [step]}, "bench/quantizers/plan.py")
-    key = hashlib.sha256(f"{model_hash} {canonical_json(recipe)} {code_hash()}".encode()).hexdigest()
+    key = hashlib.sha256(f"{checkpoint.hash} {canonical_json(recipe)} {code_hash()}".encode()).hexdigest()
     path = cache / "ours" / key[:12]
     timing = path.with_suffix(".seconds")
     if not (is_artifact(path) and timing.exists()):
         path.parent.mkdir(parents=True, exist_ok=True)
         begin = time.perf_counter()
-        quantize_checkpoint(model, path, recipe, force=path.exists())
+        quantize_checkpoint(checkpoint, path, recipe, force=path.exists())
         timing.write_text(str(time.perf_counter() - begin))
     return Made(Artifact.open(path), float(timing.read_text()))
 

@@ -16,6 +16,8 @@ def markdown_of(results: Row) -> str:
     """Tables of blocks alone and of whole files, and who is missing."""
     parts = [*header(results), "", *block_table(results["rows"]), "", *file_table(results["rows"])]
     parts += ["", *ratio_table(results["ratios"])]
+    if results["stories"]:
+        parts += ["\nstories260k, on stories that it wrote:\n", *file_table(results["stories"])]
     parts += [f"\nNot measured: {name} ({reason})." for name, reason in results["missing"].items()]
     return "\n".join(parts)
 
