@@ -130,7 +130,7 @@ def row(name: str, bits: float, kl: float) -> dict[str, Any]:
         "name": name,
         "ours": name.startswith("Penjing"),
         "bits_per_weight": bits,
-        "seconds": 1.0,
+        "processor_seconds": 1.0,
         "blocks": {"kl": [kl, kl / 2, kl * 2], "delta_nll": [kl, kl / 2, kl * 2]},
     }
 

@@ -38,7 +38,7 @@ def judged_ours(name: str, made: Made, tier: Tier, judge: Judge) -> tuple[Row, V
         "settings": made.artifact.manifest.provenance.recipe.model_dump(mode="json"),
         "bits_per_weight": made.bits_per_weight(tier),
         "tensor_bytes": made.artifact.tier_bytes(tier),
-        "seconds": made.seconds,
+        "processor_seconds": made.processor_seconds,
         "blocks": summary(blocks),
         "whole": summary(judge.weights(made.tensors(tier, embedding=True))),
         "served": summary(judge.artifact(made.artifact, tier)),

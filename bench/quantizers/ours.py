@@ -27,10 +27,10 @@ MAKERS = ("quantize", "formats", "models", "artifact", "spec.py")  # what an art
 
 @dataclass(frozen=True)
 class Made:
-    """An artifact, and how long it took; seconds are those of the run that made it."""
+    """An artifact, and the processor time of the run that made it."""
 
     artifact: Artifact
-    seconds: float
+    processor_seconds: float
 
     def tensors(self, tier: Tier, *, embedding: bool) -> dict[str, NDArray[np.float32]]:
         """What its matrices stand for, by published name; embedding and head only if asked for."""
@@ -65,9 +65,9 @@ def make(checkpoint: Checkpoint, step: dict[str, Any], cache: Path) -> Made:
     timing = path.with_suffix(".seconds")
     if not (is_artifact(path) and timing.exists()):
         path.parent.mkdir(parents=True, exist_ok=True)
-        begin = time.perf_counter()
+        begin = time.process_time()
         quantize_checkpoint(checkpoint, path, recipe, force=path.exists())
-        timing.write_text(str(time.perf_counter() - begin))
+        timing.write_text(str(time.process_time() - begin))
     return Made(Artifact.open(path), float(timing.read_text()))
 
 

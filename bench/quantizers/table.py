@@ -36,7 +36,7 @@ def header(results: Row) -> list[str]:
 def block_table(rows: list[Row]) -> list[str]:
     """Block linears alone, embedding and head kept: by class of bits, best first."""
     lines = [
-        "| quantizer | bits per weight | KL, nats | increase of NLL, nats | seconds |",
+        "| quantizer | bits per weight | KL, nats | increase of NLL, nats | processor seconds |",
         "|---|---:|---:|---:|---:|",
     ]
     for low, high in CLASSES:
@@ -46,7 +46,7 @@ def block_table(rows: list[Row]) -> list[str]:
             found = row["blocks"]
             lines.append(
                 f"| {name} | {row['bits_per_weight']:.2f} | {interval(found['kl'])} | "
-                f"{interval(found['delta_nll'])} | {row['seconds']:,.0f} |"
+                f"{interval(found['delta_nll'])} | {row['processor_seconds']:,.0f} |"
             )
     return lines
 
