@@ -173,7 +173,7 @@ def test_the_page_gets_its_tables(tmp_path: Path) -> None:
     page = (tmp_path / "quality.md").read_text()
     assert "| **Penjing int4** | 4.25 | 0.125 (0.062 to 0.250) |" in page
     assert "| llama.cpp Q4_0 | 1,234,567 | 0.250" in page
-    assert "Not measured: AWQ (no luck)." in page
+    assert "Not measured (no luck): AWQ." in page
     assert "old" not in page
     assert page.endswith("after\n")
 

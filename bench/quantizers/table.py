@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 Row = dict[str, Any]
 BEGIN, END = "<!-- quality: written by bench/quality.py -->", "<!-- quality: end -->"
-CLASSES = ((2.0, 3.0), (3.0, 3.75), (3.75, 5.0), (5.0, 7.0), (7.0, 17.0))  # bits per weight, from and below
+CLASSES = ((2.0, 3.0), (3.0, 4.0), (4.0, 5.0), (5.0, 7.0), (7.0, 17.0))  # bits per weight, from and below
 
 
 def markdown_of(results: Row) -> str:
@@ -18,7 +19,10 @@ def markdown_of(results: Row) -> str:
     parts += ["", *ratio_table(results["ratios"])]
     if results["stories"]:
         parts += ["\nstories260k, on stories that it wrote:\n", *file_table(results["stories"])]
-    parts += [f"\nNot measured: {name} ({reason})." for name, reason in results["missing"].items()]
+    reasons: dict[str, list[str]] = {}
+    for name, reason in results["missing"].items():
+        reasons.setdefault(reason, []).append(name)
+    parts += [f"\nNot measured ({reason}): {'; '.join(names)}." for reason, names in reasons.items()]
     return "\n".join(parts)
 
 
@@ -98,7 +102,7 @@ def ratio_table(ratios: list[Row]) -> list[str]:
 def interval(found: list[float]) -> str:
     """A mean with its 90% interval."""
     mean, low, high = found
-    digits = 4 if abs(mean) < 0.1 else 3
+    digits = 2 - math.floor(math.log10(abs(mean))) if mean else 0  # three significant ones of the mean
     return f"{mean:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 
