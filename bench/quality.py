@@ -124,7 +124,7 @@ def start(run: Run, material: Material, options: argparse.Namespace, environment
     if run.settings["quantizer"] in environment.missing:
         return environment.missing[run.settings["quantizer"]]
     if options.cached or not re.search(options.only, run.name):
-        return "not run yet"
+        return run.failure or "not run yet"
     return run.start(environment.python, material, options.threads)
 
 

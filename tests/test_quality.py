@@ -81,9 +81,9 @@ def test_a_run_is_kept_and_a_failure_is_told(tmp_path: Path, monkeypatch: pytest
     assert good.is_done
     assert good.facts == {"seen": 4, "threads": 2}
     bad = Run.of("bad", {**SETTINGS, "bits": 3}, material, tmp_path)
+    assert bad.failure is None
     reason = bad.start(Path(sys.executable), material, 2)
-    assert reason is not None
-    assert "three bits are odd (exit code 1" in reason
+    assert reason == bad.failure == "three bits are odd, exit code 1"
     assert not bad.is_done
 
 

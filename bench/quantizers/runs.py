@@ -50,6 +50,17 @@ class Run:
         return self.directory.is_dir()
 
     @property
+    def partial(self) -> Path:
+        """Where it works until it is done, and what is left of a failure."""
+        return self.directory.with_name(f"partial-{self.directory.name}")
+
+    @property
+    def failure(self) -> str | None:
+        """Why it failed the last time, if it did."""
+        path = self.partial / "failure"
+        return path.read_text() if path.exists() else None
+
+    @property
     def facts(self) -> dict[str, Any]:
         """What its process reported."""
         found: dict[str, Any] = json.loads((self.directory / "facts.json").read_text())
@@ -57,7 +68,7 @@ class Run:
 
     def start(self, python: Path, material: Material, threads: int) -> str | None:
         """Run it to its end, in a process of the peers' environment; why it failed, if it did."""
-        partial = self.directory.with_name(f"partial-{self.directory.name}")
+        partial = self.partial
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         given = {"model": str(material.model), "calibration": str(material.calibration), "threads": threads}
@@ -69,6 +80,7 @@ class Run:
             done = subprocess.run(command, stdout=log, stderr=log, cwd=partial, check=False)
         if done.returncode:
             last = (partial / "log").read_text("utf-8", "replace").strip().splitlines()[-1:]
-            return f"{' '.join(last)[:200]} (exit code {done.returncode}, log {partial / 'log'})"
+            (partial / "failure").write_text(f"{' '.join(last)[:200]}, exit code {done.returncode}")
+            return self.failure
         partial.rename(self.directory)
         return None
