@@ -24,7 +24,7 @@ from quantizers.judge import Judge
 from quantizers.ours import make
 from quantizers.plan import BASE, QUANTIZERS, ours, peers
 from quantizers.runs import Material, Run
-from quantizers.stories import find_stories, written_windows
+from quantizers.stories import STORIES, find_stories, written_windows
 from quantizers.table import markdown_of, write
 from quantizers.texts import Windows, calibration_windows, evaluation_windows
 
@@ -84,7 +84,7 @@ def compare(options: argparse.Namespace, environment: Environment) -> dict[str, 
                 continue
         row, verdicts[name] = judged_peer(run, judge)
         rows.append(row)
-    own_rows, own_verdicts = compare_ours(judge, cache)
+    own_rows, own_verdicts = compare_ours(judge, calibration, cache)
     rows, verdicts = rows + own_rows, verdicts | own_verdicts
     return {
         "model": "Seedling",
@@ -97,12 +97,12 @@ def compare(options: argparse.Namespace, environment: Environment) -> dict[str, 
     }
 
 
-def compare_ours(judge: Judge, cache: Path) -> tuple[list[Row], Verdicts]:
+def compare_ours(judge: Judge, calibration: Windows, cache: Path) -> tuple[list[Row], Verdicts]:
     """Every recipe of ours on the judge's checkpoint, at every tier."""
     rows: list[Row] = []
     verdicts: Verdicts = {}
     for name, step in ours().items():
-        made = make(judge.checkpoint, step, cache)
+        made = make(judge.checkpoint, step, calibration, cache)
         for tier in made.artifact.tiers:
             label = name if len(made.artifact.tiers) == 1 else f"{name}, {tier}"
             row, verdicts[label] = judged_ours(label, made, tier, judge)
@@ -116,7 +116,8 @@ def compare_stories(cache: Path, threads: int, missing: dict[str, str]) -> list[
     if model is None:
         missing["stories260k"] = "not beside the checkout, and PENJING_TEST_DATA names no directory with it"
         return []
-    return compare_ours(Judge(model, written_windows(model, threads), cache, threads), cache)[0]
+    judged, calibration = (written_windows(model, first_seed, threads) for first_seed in (0, STORIES))
+    return compare_ours(Judge(model, judged, cache, threads), calibration, cache)[0]
 
 
 def start(run: Run, material: Material, options: argparse.Namespace, environment: Environment) -> str | None:

@@ -21,6 +21,7 @@ from penjing.models.families import family_named
 from penjing.models.layout import published_name
 from penjing.quantize import quantize_checkpoint
 from penjing.spec import Recipe, Tier, canonical_json, validate
+from quantizers.texts import Windows
 
 MAKERS = ("quantize", "formats", "models", "artifact", "spec.py")  # what an artifact's bytes depend on
 
@@ -57,16 +58,21 @@ class Made:
         return ((name, entry) for name, entry in self.artifact.entries() if len(entry.shape) == 2)
 
 
-def make(checkpoint: Checkpoint, step: dict[str, Any], cache: Path) -> Made:
+def make(checkpoint: Checkpoint, step: dict[str, Any], calibration: Windows, cache: Path) -> Made:
     """The artifact of a recipe of one step; made again when the code that makes it has changed."""
     recipe = validate(Recipe, {"steps": [step]}, "bench/quantizers/plan.py")
-    key = hashlib.sha256(f"{checkpoint.hash} {canonical_json(recipe)} {code_hash()}".encode()).hexdigest()
-    path = cache / "ours" / key[:12]
+    facts = f"{checkpoint.hash} {canonical_json(recipe)} {calibration.sha256} {code_hash()}"
+    path = cache / "ours" / hashlib.sha256(facts.encode()).hexdigest()[:12]
     timing = path.with_suffix(".seconds")
     if not (is_artifact(path) and timing.exists()):
         path.parent.mkdir(parents=True, exist_ok=True)
         begin = time.process_time()
-        quantize_checkpoint(checkpoint, path, recipe, force=path.exists())
+        if recipe.steps[0].needs_data:
+            from penjing.quantize.calibrated import quantize_calibrated
+
+            quantize_calibrated(checkpoint, path, recipe, calibration.tokens, force=path.exists())
+        else:
+            quantize_checkpoint(checkpoint, path, recipe, force=path.exists())
         timing.write_text(str(time.process_time() - begin))
     return Made(Artifact.open(path), float(timing.read_text()))
 

@@ -63,11 +63,13 @@ def linear(bits: int) -> Settings:
 
 def ours() -> dict[str, Settings]:
     """Penjing's recipes by name: a quantize step each, all in groups of 64 with the embedding at 8 bits."""
+    recipes = [("int8", "search")]
+    recipes += [(f"int{bits}", method) for bits in BITS for method in ("search", "gptq", "auto")]
+    recipes += [("layered", "auto")]
     return {
-        f"Penjing {format}, {scales}": {
+        f"Penjing {format}, {method}": {
             "weights": {"name": format, "group_size": GROUP_SIZE},
-            "scales": scales,
+            "method": method,
         }
-        for format in ("int4", "layered", "int8")
-        for scales in ("range", "search")
+        for format, method in recipes
     }

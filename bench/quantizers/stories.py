@@ -25,13 +25,13 @@ def find_stories() -> Path | None:
     return path if path.is_dir() else None
 
 
-def written_windows(model: Path, threads: int) -> Windows:
+def written_windows(model: Path, first_seed: int, threads: int) -> Windows:
     """Stories of the model's own, at temperature 1, each of a seed of its own."""
     engine = Engine(Artifact.open(reference_artifact(model)), threads=threads, max_sequences=1)
     bos = engine.tokenizer.bos_id
     assert bos is not None
     stories = []
-    for seed in range(STORIES):
+    for seed in range(first_seed, first_seed + STORIES):
         sampling = Sampling(max_tokens=WINDOW_TOKENS - 1, temperature=1.0, seed=seed, ignore_eos=True)
         stories.append([bos, *engine.generate([bos], sampling).tokens])
     return Windows(np.array(stories, np.int64), np.arange(STORIES))
