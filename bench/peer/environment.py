@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 BASE = ("torch==2.13.0", "transformers==5.5.4", "gguf==0.19.0", "matplotlib==3.11.2")
@@ -26,8 +26,15 @@ LIST_VERSIONS = (
 class Environment:
     """A virtual environment in `directory`. missing: peer -> why it cannot be had."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        base: tuple[str, ...] = BASE,
+        peers: Mapping[str, tuple[str, ...]] = PEERS,
+    ) -> None:
         self.directory = directory
+        self.base = base
+        self.peers = peers
         self.python = directory / "bin" / "python"
         self.missing: dict[str, str] = {}
 
@@ -35,8 +42,8 @@ class Environment:
         """Bring these peers to the pinned versions; one that fails does not keep the others out."""
         if not self.python.exists():
             subprocess.run([sys.executable, "-m", "venv", str(self.directory)], check=True)
-        failure = self.require(BASE)
-        for peer, packages in PEERS.items():
+        failure = self.require(self.base)
+        for peer, packages in self.peers.items():
             reason = failure or self.require(packages) if peer in peers else "left out by --peers"
             if reason is not None:
                 self.missing[peer] = reason
