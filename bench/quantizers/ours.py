@@ -19,6 +19,8 @@ from penjing.formats import decode
 from penjing.models import Checkpoint
 from penjing.models.families import family_named
 from penjing.models.layout import published_name
+from penjing.optimize.quantizing import TUNING_SEQUENCES_A_STEP
+from penjing.optimize.self_written import self_written
 from penjing.quantize import quantize_checkpoint
 from penjing.spec import Recipe, Tier, canonical_json, validate
 from quantizers.texts import Windows
@@ -34,13 +36,22 @@ class Made:
     processor_seconds: float
 
     def tensors(self, tier: Tier, *, embedding: bool) -> dict[str, NDArray[np.float32]]:
-        """What its matrices stand for, by published name; embedding and head only if asked for."""
+        """What its matrices stand for, by published name; embedding and head only if asked for.
+
+        Norms come along: tuning changes them with the matrices. They cost no bits beside the original's.
+        """
         family = family_named(self.artifact.config.family)
-        return {
+        matrices = {
             published_name(name, family): decode(self.artifact.matrix(name), tier)
             for name, _ in self.matrices()
             if embedding or name.startswith("blocks.")
         }
+        vectors = {
+            published_name(name, family): self.artifact.vector(name, tier)
+            for name, entry in self.artifact.entries()
+            if len(entry.shape) == 1
+        }
+        return matrices | vectors
 
     def bits_per_weight(self, tier: Tier) -> float:
         """Of the matrices in blocks: everything stored for them that the tier reads, padding included."""
@@ -70,11 +81,20 @@ def make(checkpoint: Checkpoint, step: dict[str, Any], calibration: Windows, cac
         if recipe.steps[0].needs_data:
             from penjing.quantize.calibrated import quantize_calibrated
 
-            quantize_calibrated(checkpoint, path, recipe, calibration.tokens, force=path.exists())
+            written = tuning_text(checkpoint, recipe.steps[0].tuning_steps or 0, calibration.tokens.shape[1])
+            quantize_calibrated(
+                checkpoint, path, recipe, calibration.tokens, force=path.exists(), tuning_tokens=written
+            )
         else:
             quantize_checkpoint(checkpoint, path, recipe, force=path.exists())
         timing.write_text(str(time.process_time() - begin))
     return Made(Artifact.open(path), float(timing.read_text()))
+
+
+def tuning_text(checkpoint: Checkpoint, steps: int, length: int) -> NDArray[np.int64] | None:
+    """What `penjing quantize` tunes on: text that the model writes itself, cached."""
+    count = steps * TUNING_SEQUENCES_A_STEP
+    return self_written(checkpoint, count, length, seed=1) if count else None
 
 
 def code_hash() -> str:

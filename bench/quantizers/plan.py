@@ -11,6 +11,7 @@ QUANTIZERS = {
     "autoround": ("auto-round==0.15.1",),
 }
 GROUP_SIZE = 64
+TUNING_STEPS = 400  # of the whole model, where a recipe tunes it
 BITS = (4, 2, 3)  # in the order in which they are run
 K_QUANTS = ("Q2_K", "Q3_K_S", "Q3_K_M", "Q4_K_S", "Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0", "Q4_0")
 Settings = dict[str, Any]
@@ -62,14 +63,16 @@ def linear(bits: int) -> Settings:
 
 
 def ours() -> dict[str, Settings]:
-    """Penjing's recipes by name: a quantize step each, all in groups of 64 with the embedding at 8 bits."""
-    recipes = [("int8", "search")]
-    recipes += [(f"int{bits}", method) for bits in BITS for method in ("search", "gptq", "auto")]
-    recipes += [("layered", "auto")]
-    return {
-        f"Penjing {format}, {method}": {
-            "weights": {"name": format, "group_size": GROUP_SIZE},
-            "method": method,
-        }
-        for format, method in recipes
+    """Penjing's recipes by name: a quantize step each, in groups of 64 with the embedding at 8 bits."""
+    plain = [("int8", "search"), *((f"int{bits}", "search") for bits in BITS), ("layered", "auto")]
+    recipes = {f"Penjing {name}, {method}": step(name, method) for name, method in plain}
+    recipes |= {
+        f"Penjing {name}, auto, tuned": {**step(name, "auto"), "tuning_steps": TUNING_STEPS}
+        for name in ("table4", "int3", "int2")
     }
+    return recipes
+
+
+def step(format: str, method: str) -> Settings:
+    """One step of a recipe; the whole model is tuned only where it says so."""
+    return {"weights": {"name": format, "group_size": GROUP_SIZE}, "method": method}

@@ -18,7 +18,7 @@ from checkpoints import (
     random_tensors,
     write_checkpoint,
 )
-from penjing.engine.rope import inverse_frequencies
+from penjing.artifact.rope import inverse_frequencies
 
 from penjing.artifact import Artifact, RopeConfig
 from penjing.errors import FormatError, OutputExistsError, SpecError, UnsupportedConfigError
