@@ -83,7 +83,13 @@ def make(checkpoint: Checkpoint, step: dict[str, Any], calibration: Windows, cac
 
             written = tuning_text(checkpoint, recipe.steps[0].tuning_steps or 0, calibration.tokens.shape[1])
             quantize_calibrated(
-                checkpoint, path, recipe, calibration.tokens, force=path.exists(), tuning_tokens=written
+                checkpoint,
+                path,
+                recipe,
+                calibration.tokens,
+                force=path.exists(),
+                resume=path.with_name(f"{path.name}.work").exists(),
+                tuning_tokens=written,
             )
         else:
             quantize_checkpoint(checkpoint, path, recipe, force=path.exists())
