@@ -18,9 +18,9 @@ from checkpoints import (
     random_tensors,
     write_checkpoint,
 )
-from penjing.artifact.rope import inverse_frequencies
 
 from penjing.artifact import Artifact, RopeConfig
+from penjing.artifact.rope import inverse_frequencies
 from penjing.errors import FormatError, OutputExistsError, SpecError, UnsupportedConfigError
 from penjing.export import Exported, export_gguf, export_safetensors
 from penjing.formats import decode
