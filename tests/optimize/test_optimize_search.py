@@ -206,11 +206,11 @@ def test_a_seed_out_of_range_is_refused_before_any_work(tmp_path: Path, seed: in
     assert not list(tmp_path.iterdir())
 
 
-def with_faint_gate(checkpoint: Path, copy: Path, factor: float) -> Path:
-    """A copy whose first gate has such small weights that the scales of some formats vanish in float16."""
+def with_loud_gate(checkpoint: Path, copy: Path, largest: float) -> Path:
+    """A copy whose first gate has a weight so large that the scales of some formats overflow float16."""
     shutil.copytree(checkpoint, copy)
     tensors = load_file(copy / "model.safetensors")
-    tensors["model.layers.0.mlp.gate_proj.weight"] *= np.float32(factor)
+    tensors["model.layers.0.mlp.gate_proj.weight"][0, 0] = np.float32(largest)
     save_file(tensors, copy / "model.safetensors")
     return copy
 
@@ -218,10 +218,10 @@ def with_faint_gate(checkpoint: Path, copy: Path, factor: float) -> Path:
 def test_a_candidate_that_cannot_hold_the_weights_is_skipped(
     checkpoint: Path, own_text: Path, tmp_path: Path
 ) -> None:
-    faint = with_faint_gate(checkpoint, tmp_path / "faint", 2e-6)
+    loud = with_loud_gate(checkpoint, tmp_path / "loud", 2.0**21)  # beyond 8 x 65504, within 128 x 65504
     stages: list[str] = []
     result = optimize(
-        faint,
+        loud,
         tmp_path / "tray",
         Budget(max_size=0.9),
         own_text,
@@ -236,13 +236,13 @@ def test_a_candidate_that_cannot_hold_the_weights_is_skipped(
     assert not set(result.refused) & {point.name for point in result.frontier}
     assert any(stage.startswith(f"skip {next(iter(result.refused))}") for stage in stages)
     with pytest.raises(InfeasibleBudgetError, match=r"needs --max-loss .* drops out: blocks\.0\.gate"):
-        optimize(faint, tmp_path / "other", Budget(max_loss=1e-9), own_text, tokens=2000, threads=1)
+        optimize(loud, tmp_path / "other", Budget(max_loss=1e-9), own_text, tokens=2000, threads=1)
 
 
 def test_no_candidate_holds_the_weights(checkpoint: Path, own_text: Path, tmp_path: Path) -> None:
-    faint = with_faint_gate(checkpoint, tmp_path / "faint", 1e-12)
+    loud = with_loud_gate(checkpoint, tmp_path / "loud", 2.0**25)
     with pytest.raises(InfeasibleBudgetError, match=r"no candidate that fits can hold .*; so do "):
-        run(faint, tmp_path / "tray", own_text, max_size="90%")
+        run(loud, tmp_path / "tray", own_text, max_size="90%")
     assert not (tmp_path / "tray").exists()
 
 
