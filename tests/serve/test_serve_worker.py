@@ -27,7 +27,7 @@ def is_idle(engine: Engine) -> bool:
 
 
 def test_64_streams_with_random_cancels(make_engine: MakeEngine) -> None:
-    # Fewer pages than sequences that may run: whoever grows evicts somebody, unless others came late.
+    # Fewer pages than sequences that may run: admission fills them all, so whoever grows evicts somebody.
     engine, runner = make_engine(num_pages=16, max_sequences=24)
     alone, _ = make_engine()
     chooser = random.Random(5)
@@ -51,12 +51,13 @@ def test_64_streams_with_random_cancels(make_engine: MakeEngine) -> None:
                     return None
             return text
 
-        runner.step_seconds = 0.3  # until many are there, however slowly they come
+        runner.step_seconds = 1.0  # until many are there, however slowly they come, and none has grown
         with ThreadPoolExecutor(64) as pool:
             answers = [pool.submit(ask, index) for index in range(64)]
             wait_until(lambda: engine.stats().running + engine.stats().waiting >= 32)
             runner.step_seconds = 0.0
             texts = [answer.result(60) for answer in answers]
+        assert engine.stats().preemptions > 0
         wait_until(lambda: is_idle(engine))
     survivors = [(prompt, text) for prompt, text in zip(prompts, texts, strict=True) if text is not None]
     assert len(survivors) >= 40
