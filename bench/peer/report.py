@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from peer.contest import Contest
+from peer.page import write_page
 from penjing.measure.machine import Machine
 
 FOREIGN_LIMIT = 0.05  # of the machine; more than that, and the timings are not to be trusted
@@ -102,14 +102,6 @@ def caveats(results: dict[str, Any]) -> list[str]:
 
 def write(results: dict[str, Any], output: Path) -> Path:
     """Write peers.json into `output`, and the tables into the page `output`.md if it has a place for them."""
-    output.mkdir(parents=True, exist_ok=True)
     path = output / "peers.json"
-    path.write_text(json.dumps(results, indent=1) + "\n", "utf-8")
-    page = output.with_suffix(".md")
-    text = page.read_text("utf-8") if page.exists() else ""
-    if BEGIN in text and END in text:
-        before, _, rest = text.partition(BEGIN)
-        after = rest.partition(END)[2]
-        plot = f"![Tokens per second]({output.name}/peers.svg)"
-        page.write_text(f"{before}{BEGIN}\n{markdown_of(results)}\n\n{plot}\n{END}{after}", "utf-8")
+    write_page(results, path, markdown_of(results), plot_title="Tokens per second", marks=(BEGIN, END))
     return path

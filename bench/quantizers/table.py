@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+
+from peer.page import write_page
 
 Row = dict[str, Any]
 BEGIN, END = "<!-- quality: written by bench/quality.py -->", "<!-- quality: end -->"
@@ -108,14 +109,8 @@ def interval(found: list[float]) -> str:
 
 def write(results: Row, output: Path) -> Path:
     """Write table.json into `output`, and the tables into the page `output`.md if it has a place for them."""
-    output.mkdir(parents=True, exist_ok=True)
     path = output / "table.json"
-    path.write_text(json.dumps(results, indent=1) + "\n", "utf-8")
-    page = output.with_suffix(".md")
-    text = page.read_text("utf-8") if page.exists() else ""
-    if BEGIN in text and END in text:
-        before, _, rest = text.partition(BEGIN)
-        after = rest.partition(END)[2]
-        plot = f"![Bits per weight against KL]({output.name}/table.svg)"
-        page.write_text(f"{before}{BEGIN}\n{markdown_of(results)}\n\n{plot}\n{END}{after}", "utf-8")
+    write_page(
+        results, path, markdown_of(results), plot_title="Bits per weight against KL", marks=(BEGIN, END)
+    )
     return path
