@@ -28,22 +28,17 @@ constexpr float kE2m1Levels[16] = {0.0f,  0.5f,  1.0f,  1.5f,  2.0f,  3.0f,  4.0
 
 // kLineColumns: columns of a 64-byte line. of_column: the levels of sixteen rows, from one column of a line, whose
 // lanes are four bytes of a row each.
-struct Nf4 {
+template <const float (&kLevels)[16]>
+struct SixteenLevels {
   static constexpr int kLineColumns = 8;
   template <class Isa, int kColumn>
   PENJING_INLINE typename Vec<Isa>::Floats of_column(typename Vec<Isa>::Ints line) {
     using V = Vec<Isa>;
-    return V::lookup(kNf4Levels, V::template shift_right<kColumn % 4 * 8 + kColumn / 4 * 4>(line));
+    return V::lookup(kLevels, V::template shift_right<kColumn % 4 * 8 + kColumn / 4 * 4>(line));
   }
 };
-struct Mxfp4 {
-  static constexpr int kLineColumns = 8;
-  template <class Isa, int kColumn>
-  PENJING_INLINE typename Vec<Isa>::Floats of_column(typename Vec<Isa>::Ints line) {
-    using V = Vec<Isa>;
-    return V::lookup(kE2m1Levels, V::template shift_right<kColumn % 4 * 8 + kColumn / 4 * 4>(line));
-  }
-};
+using Nf4 = SixteenLevels<kNf4Levels>;
+using Mxfp4 = SixteenLevels<kE2m1Levels>;
 // Sign, 4 bits of exponent, 3 of mantissa, read as a float x with its exponent moved: right from 2^-6 on. Below,
 // where there is no leading one, 2 x - 2^-6 is right, and it is the smaller of the two exactly there. No float is
 // subnormal on the way. The codes of NaN stand for +-448.

@@ -93,7 +93,8 @@ static void levels_patch(const Matrix& w, const float* x, int64_t x_stride, int6
   store_patch<Isa, kTiles, kTokens>(sum, w.rows, first_tile * kRowsPerTile, out, out_stride);
 }
 
-template <class Isa, class Element>
+// Weights: the type of an element or, if kAreLevels, of levels.
+template <class Isa, class Weights, bool kAreLevels>
 struct FloatPatch {
   const Matrix& w;
   const float* x;
@@ -104,24 +105,12 @@ struct FloatPatch {
   template <int kTiles, int kTokens>
   [[gnu::always_inline]] void run(const Place& place, int64_t tile) const {
     const int64_t token = place.block_begin + place.first;
-    float_patch<Isa, Element, kTiles, kTokens>(w, x + token * x_stride, x_stride, tile,
-                                               out + token * out_stride, out_stride);
-  }
-};
-
-template <class Isa, class Levels>
-struct LevelsPatch {
-  const Matrix& w;
-  const float* x;
-  int64_t x_stride;
-  float* out;
-  int64_t out_stride;
-
-  template <int kTiles, int kTokens>
-  [[gnu::always_inline]] void run(const Place& place, int64_t tile) const {
-    const int64_t token = place.block_begin + place.first;
-    levels_patch<Isa, Levels, kTiles, kTokens>(w, x + token * x_stride, x_stride, tile, out + token * out_stride,
-                                               out_stride);
+    const float* row = x + token * x_stride;
+    float* target = out + token * out_stride;
+    if constexpr (kAreLevels)
+      levels_patch<Isa, Weights, kTiles, kTokens>(w, row, x_stride, tile, target, out_stride);
+    else
+      float_patch<Isa, Weights, kTiles, kTokens>(w, row, x_stride, tile, target, out_stride);
   }
 };
 
@@ -129,7 +118,7 @@ template <class Isa, class Element>
 static void linear_elements(const Matrix& w, const float* x, int64_t tokens, int64_t x_stride,
                             int64_t first_tile, int64_t last_tile, float* out, int64_t out_stride) {
   const int64_t tile_bytes = kRowsPerTile * w.columns * static_cast<int64_t>(sizeof(Element));
-  using Patch = FloatPatch<Isa, Element>;
+  using Patch = FloatPatch<Isa, Element, false>;
   using Size = Patches<Isa>;
   const Patch patch{w, x, x_stride, out, out_stride};
   run_panels<Patch, Size::float_tiles, Size::float_tokens>(patch, tile_bytes, tokens, first_tile, last_tile);
@@ -138,7 +127,7 @@ static void linear_elements(const Matrix& w, const float* x, int64_t tokens, int
 template <class Isa, class Levels>
 static void linear_levels(const Matrix& w, const float* x, int64_t tokens, int64_t x_stride, int64_t first_tile,
                           int64_t last_tile, float* out, int64_t out_stride) {
-  using Patch = LevelsPatch<Isa, Levels>;
+  using Patch = FloatPatch<Isa, Levels, true>;
   using Size = Patches<Isa>;
   const Patch patch{w, x, x_stride, out, out_stride};
   run_panels<Patch, Size::float_tiles, Size::other_tokens>(patch, w.low_bytes(), tokens, first_tile, last_tile);
