@@ -1,4 +1,4 @@
-"""Scales for grids of any levels (table4, nf4, mxfp4), groups side by side as in `grouped`."""
+"""Scales for grids of any levels (tables, nf4, mxfp4), groups side by side as in `grouped`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """End-to-end tuning: what the whole model loses, by gradient, on text of which it writes plenty itself.
 
 The loss is the KL divergence of the quantized model's next-token distributions from the original's. Trained
-are scales, norms and other vectors (EfficientQAT's second phase, Chen et al. 2024) and, if the model and its
+are scales, tables, norms and other vectors (EfficientQAT's second phase, Chen et al. 2024) and, if the model and its
 gradients fit, rounding itself: latents of every code, straight through (quantization-aware distillation).
 Block by block methods cannot see what one block may leave to the next; this one can, and on few parameters
 and much text it hardly overfits. The best iterate on text held apart wins.
@@ -30,14 +30,15 @@ class TuneConfig:
     """steps: of Adam, one batch each. rounding: whether codes are learned too; reach: how many steps of the
     grid their latents may leave the original weight by (None: no bound). `layered` needs less than 1, lest
     the residual plane cannot bring the weight back; 0.5 would begin many latents at the border of two codes.
-    latent_rate: in steps of the grid; scale_rate and vector_rate: relative; all rise over `warmup` steps and
-    then fall by half a cosine. judge_every: steps between judgements.
+    latent_rate and table_rate: in mean gaps between levels; scale_rate and vector_rate: relative; all rise
+    over `warmup` steps and then fall by half a cosine. judge_every: steps between judgements.
     """
 
     steps: int = 400
     rounding: bool = True
     reach: float | None = None
     latent_rate: float = 0.005
+    table_rate: float = 1e-3
     scale_rate: float = 3e-3
     vector_rate: float = 1e-3
     warmup: int = 10
@@ -152,6 +153,7 @@ def parameter_groups(
     groups: list[dict[str, object]] = [
         {"params": [matrix.log_scales for matrix in matrices.values()], "lr": config.scale_rate},
         {"params": list(vectors.values()), "lr": config.vector_rate},
+        {"params": [m.levels for m in matrices.values() if m.levels is not None], "lr": config.table_rate},
     ]
     latents = [matrix.latents.requires_grad_(config.rounding) for matrix in matrices.values()]
     if config.rounding:
