@@ -146,7 +146,7 @@ def test_a_latent_matrix_begins_as_its_codes(format: WeightFormat) -> None:
 
 
 def test_levels_of_a_table_are_learned() -> None:
-    """Gradients of levels are those of all weights that have them, and what is stored is what was computed."""
+    """A level has the gradient of all weights that have it, and what is stored is what was computed."""
     codes = search(random_weight(), None, WeightFormat(name="table2"), SearchConfig())
     matrix = LatentMatrix(codes, random_weight())
     assert matrix.levels is not None
@@ -158,7 +158,8 @@ def test_levels_of_a_table_are_learned() -> None:
     with torch.no_grad():
         matrix.levels[1] += 3.2 / gap
     changed = matrix.to_codes()
-    assert changed.table is not None and codes.table is not None
+    assert changed.table is not None
+    assert codes.table is not None
     assert changed.table.tolist() == [*codes.table[:1], codes.table[1] + 3, *codes.table[2:]]
     assert torch.equal(matrix().detach(), values_of(changed))
 

@@ -15,7 +15,10 @@ from penjing.quantize.statistics import InputStatistics
 from penjing.spec import WeightFormat, WeightFormatName
 
 FORMATS = [
-    *(WeightFormat(name=name) for name in ("int2", "int3", "int4", "int5", "int6", "int8", "table2", "table4", "nf4")),
+    *(
+        WeightFormat(name=name)
+        for name in ("int2", "int3", "int4", "int5", "int6", "int8", "table2", "table4", "nf4")
+    ),
     WeightFormat(name="mxfp4"),
     WeightFormat(name="fp8"),
     *(WeightFormat(name=name, asymmetric=True) for name in ("int2", "int3", "int4", "int8")),

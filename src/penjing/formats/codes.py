@@ -24,9 +24,9 @@ class Codes:
     """Codes uint8 [N, K] of a format, and what they mean.
 
     scales: float16 [N, groups], as stored. zeros: uint8 [N, groups] where the format is asymmetric, else
-    None. table: int8 [16], where a format of TABLE_BITS has its levels. residual: uint8 [N, K], the second plane of `layered`:
-    its code v stands for (v - 8) / 8 of a step. tiny_groups: how many groups are too small for float16's
-    scales, and hold what its smallest gives; for reports, not stored.
+    None. table: int8 [16], where a format of TABLE_BITS has its levels. residual: uint8 [N, K], the second
+    plane of `layered`: its code v stands for (v - 8) / 8 of a step. tiny_groups: how many groups are
+    too small for float16's scales, and hold what its smallest gives; for reports, not stored.
     """
 
     format: WeightFormat

@@ -32,10 +32,10 @@ def encode(
     """Store a float32, float16 or bfloat16 matrix [N, K] in a format.
 
     scales: how codes choose theirs, `search` (least squared error) or `range` (largest magnitude).
-    name: the tensor, for error messages. table: the levels int8 [16] of a format of TABLE_BITS, where
-    they are known; by default they are fitted to the matrix. The result does not depend on how the work is cut up, and takes
-    tens of MB beside input and output. Raises NonFiniteWeightError for NaN or Inf, and FormatError for
-    another dtype or shape, or where a scale overflows float16.
+    name: the tensor, for error messages. table: the levels int8 [16] of a format of TABLE_BITS, where they
+    are known; by default they are fitted to the matrix. The result does not depend on how the work is cut up,
+    and takes tens of MB beside input and output. Raises NonFiniteWeightError for NaN or Inf, and FormatError
+    for another dtype or shape, or where a scale overflows float16.
     """
     if weight.ndim != 2 or weight.size == 0:
         raise FormatError(f"{name}: shape {list(weight.shape)} is not a matrix with rows and columns")

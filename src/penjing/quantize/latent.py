@@ -21,9 +21,9 @@ from penjing.formats.table_fit import LARGEST_LEVEL, to_table
 from penjing.quantize.matrix import placement_of, spread
 
 EDGE = 0.45  # of a gap between levels: how far past the grid's ends a latent may go
-# How far from its code's level a latent may begin, as a part of the way to the border between two codes. Error
-# feedback leaves many codes that are not the nearest ones: begun at the border, these flip back at the first
-# noise, all at once.
+# How far from its code's level a latent may begin, as a part of the way to the border between two codes.
+# Error feedback leaves many codes that are not the nearest ones: begun at the border, these flip back at the
+# first noise, all at once.
 BEGIN = 0.4
 
 

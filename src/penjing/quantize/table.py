@@ -1,4 +1,4 @@
-"""The table of a matrix of `table2` to `table4`, fitted to its own weights as they count (weighted k-means)."""
+"""The table of a `table2` to `table4` matrix, fitted to its own weights as they count (weighted k-means)."""
 
 from __future__ import annotations
 
@@ -27,15 +27,16 @@ def fit_table(
     found = np.zeros((2, 2 * FARTHEST + 1))
     for first in range(0, len(groups), CHUNK_ROWS):
         rows = slice(first, first + CHUNK_ROWS)
-        found += count(groups[rows], weights_of if weights_of.ndim == 2 else weights_of[rows], placed[rows])
+        counts = weights_of if weights_of.ndim == 2 else weights_of[rows]
+        found += count(groups[rows], counts, placed[rows])
     levels = cluster(found[0], 2**bits, found[1])
     largest = max(float(np.abs(levels).max()), 1.0)
     return to_table(levels * (LARGEST_LEVEL / largest))
 
 
 def count(groups: Tensor, importance: Tensor, scales: Tensor) -> NDArray[np.float64]:
-    """Weights [n, groups, G] in bins of a step each: their importance times the square of their step, and that
-    times where they lie, float64 [2, bins].
+    """Weights [n, groups, G] in bins of a step each: their importance times the square of their step, and
+    that times where they lie, float64 [2, bins].
     """
     places = scales[..., None]
     steps = torch.where(places == 0, 0.0, groups / torch.where(places == 0, 1.0, places))
