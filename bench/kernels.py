@@ -34,7 +34,20 @@ from penjing.formats.encoded import FLOAT_BYTES
 from penjing.kernels import Matrix, _core, default_isa, linear, linear_quantized, quantize_rows
 
 ROWS, COLUMNS, GROUP_SIZE = 5632, 2048, 64
-INTEGERS = ("int4", "int8", "layered", "int2", "int3", "int5", "int6", "int4+", "int8+", "table4")
+INTEGERS = (
+    "int4",
+    "int8",
+    "layered",
+    "int2",
+    "int3",
+    "int5",
+    "int6",
+    "int4+",
+    "int8+",
+    "table2",
+    "table3",
+    "table4",
+)
 FORMATS = (*INTEGERS, "nf4", "mxfp4", "fp8", "bf16", "fp16", "fp32")
 TOKENS = (1, 8, 16, 512)
 TOTAL_BYTES = 160 << 20  # larger than level-3 caches

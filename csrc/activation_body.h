@@ -70,6 +70,8 @@ static float stored_level(const Matrix& w, Tier tier, int64_t row, int64_t k) {
     case Format::nf4: return kNf4Levels[code];
     case Format::mxfp4: return kE2m1Levels[code];
     case Format::fp8: return fp8_level(static_cast<uint8_t>(code));
+    case Format::table2:
+    case Format::table3:
     case Format::table4: return w.table[code];
     case Format::layered:
       if (tier == Tier::fast) break;

@@ -27,7 +27,8 @@ template <class T>
 using Writable = nb::ndarray<T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
 constexpr const char* kFormatNames[kFormats] = {"fp32", "fp16", "bf16", "int8", "int4",   "layered", "int2",
-                                                "int3", "int5", "int6", "table4", "nf4", "mxfp4", "fp8"};
+                                                "int3", "int5", "int6", "table2", "table3", "table4",  "nf4",
+                                                "mxfp4", "fp8"};
 
 Format parse_format(const std::string& name) {
   for (int i = 0; i < kFormats; ++i)
@@ -39,6 +40,8 @@ bool may_have_zeros(Format format) {
   return format == Format::int8 || format == Format::int4 ||
          (format >= Format::int2 && format <= Format::int6);
 }
+
+bool has_table(Format format) { return format >= Format::table2 && format <= Format::table4; }
 
 Tier parse_tier(const std::string& name) {
   if (name == "fast") return Tier::fast;
@@ -98,7 +101,7 @@ BoundMatrix bind_matrix(const std::string& format_name, int64_t rows, int64_t co
   view.high =
       bind_part("high", high, view.high_bytes() != 0, view.row_tiles() * view.high_bytes(), bound.high);
   view.zeros = bind_part("zeros", zeros, zeros && may_have_zeros(format), groups, bound.zeros);
-  view.table = bind_part("table", table, format == Format::table4, 16, bound.table);
+  view.table = bind_part("table", table, has_table(format), 16, bound.table);
   return bound;
 }
 

@@ -18,12 +18,13 @@ constexpr int64_t kLogitsPerRun = 64;   // logits whose maximum is noted when a 
 constexpr int64_t kMostHeadDim = 1024;  // kernels keep vectors on the stack
 
 enum class Format : int32_t {
-  fp32, fp16, bf16, int8, int4, layered, int2, int3, int5, int6, table4, nf4, mxfp4, fp8
+  fp32, fp16, bf16, int8, int4, layered, int2, int3, int5, int6, table2, table3, table4, nf4,
+  mxfp4, fp8
 };
-constexpr int kFormats = 14;
+constexpr int kFormats = 16;
 // Bits of a weight in `codes`, and in `high`.
-constexpr int64_t kLowBits[kFormats] = {32, 16, 16, 8, 4, 4, 2, 2, 4, 4, 4, 4, 4, 8};
-constexpr int64_t kHighBits[kFormats] = {0, 0, 0, 0, 0, 0, 0, 1, 1, 2, 0, 0, 0, 0};
+constexpr int64_t kLowBits[kFormats] = {32, 16, 16, 8, 4, 4, 2, 2, 4, 4, 2, 2, 4, 4, 4, 8};
+constexpr int64_t kHighBits[kFormats] = {0, 0, 0, 0, 0, 0, 0, 1, 1, 2, 0, 1, 0, 0, 0, 0};
 enum class Tier : int32_t { fast = 0, best = 1 };
 
 // A weight matrix [rows, columns] in tile order (docs/artifact.md); pointers into a mapped file.
@@ -34,9 +35,9 @@ struct Matrix {
   const uint8_t* codes;          // the codes or their low bits; layered: base codes; fp32, fp16, bf16: elements
   const uint16_t* scales;        // fp16 bits [row tiles][groups][16]; null for fp32, fp16, bf16
   const uint8_t* residual;       // layered: the residual plane; else null
-  const uint8_t* high;           // int3, int5, int6: the plane of the high bits; else null
+  const uint8_t* high;           // int3, int5, int6, table3: the plane of the high bits; else null
   const uint8_t* zeros;          // zero points [row tiles][groups][16], or null
-  const int8_t* table;           // table4: its 16 levels; else null
+  const int8_t* table;           // table2, table3, table4: 16 levels, of which codes name the first; else null
   // Always inlined, because files compiled for different instruction sets include this.
   [[gnu::always_inline]] int64_t row_tiles() const { return (rows + kRowsPerTile - 1) / kRowsPerTile; }
   [[gnu::always_inline]] int64_t groups() const {
@@ -125,7 +126,7 @@ struct Kernels {
 
   // out[t][row] for rows of tiles [first_tile, last_tile), integer formats. Per element, groups ascending:
   //   acc = sum over the group of (unsigned code - offset) * activation code      (int32, exact)
-  //   where the offset is the group's zero point, if there are any; table4 looks codes up: level * activation
+  //   where the offset is the group's zero point, if there are any; tables look codes up: level * activation
   //   sum = fma(float(acc), weight_scale * activation_scale, sum)                 (float32, starting at 0)
   // `best` on a layered matrix uses codes 8q + r and weight_scale = s * 0.125f.
   void (*linear_int)(const Matrix& w, Tier tier, const QuantizedRows& a, int64_t tokens,

@@ -129,7 +129,9 @@ static void linear_int(const Matrix& w, Tier tier, const QuantizedRows& a, int64
     case Format::int3: return run(linear_codes<Isa, Packing::crumbs_bits>);
     case Format::int5: return run(linear_codes<Isa, Packing::nibbles_bits>);
     case Format::int6: return run(linear_codes<Isa, Packing::nibbles_crumbs>);
-    case Format::table4: return run(linear_codes<Isa, Packing::table>);
+    case Format::table2: return run(linear_codes<Isa, Packing::crumbs_table>);
+    case Format::table3: return run(linear_codes<Isa, Packing::crumbs_bits_table>);
+    case Format::table4: return run(linear_codes<Isa, Packing::nibbles_table>);
     case Format::int8:
       return w.zeros ? run(linear_codes<Isa, Packing::bytes, true>) : run(linear_codes<Isa, Packing::bytes>);
     case Format::layered:

@@ -8,26 +8,39 @@ namespace penjing {
 constexpr int64_t kPrefetchBytes = 2048;  // ahead in each plane
 
 // nibbles and bytes are one plane; layers are nibbles of two (8u + v); crumbs have two bits, and a second plane
-// adds bits above; table looks nibbles up.
-enum class Packing { nibbles, bytes, layers, crumbs, crumbs_bits, nibbles_bits, nibbles_crumbs, table };
+// adds bits above; tables look their codes up.
+enum class Packing {
+  nibbles, bytes, layers, crumbs, crumbs_bits, nibbles_bits, nibbles_crumbs, crumbs_table, crumbs_bits_table,
+  nibbles_table
+};
 
+constexpr bool is_table(Packing packing) { return packing >= Packing::crumbs_table; }
 constexpr int low_bits(Packing packing) {
-  return packing == Packing::bytes                                            ? 8
-         : packing == Packing::crumbs || packing == Packing::crumbs_bits ? 2
-                                                                             : 4;
+  switch (packing) {
+    case Packing::bytes: return 8;
+    case Packing::crumbs:
+    case Packing::crumbs_bits:
+    case Packing::crumbs_table:
+    case Packing::crumbs_bits_table: return 2;
+    default: return 4;
+  }
 }
 // Of the second plane.
 constexpr int high_bits(Packing packing) {
-  return packing == Packing::layers                                                 ? 4
-         : packing == Packing::nibbles_crumbs                                       ? 2
-         : packing == Packing::crumbs_bits || packing == Packing::nibbles_bits ? 1
-                                                                                   : 0;
+  switch (packing) {
+    case Packing::layers: return 4;
+    case Packing::nibbles_crumbs: return 2;
+    case Packing::crumbs_bits:
+    case Packing::crumbs_bits_table:
+    case Packing::nibbles_bits: return 1;
+    default: return 0;
+  }
 }
 // What is taken off every unsigned code, where there are no zero points.
 constexpr int32_t code_offset(Packing packing) {
-  return packing == Packing::layers                                      ? 72
-         : packing == Packing::bytes || packing == Packing::table ? 128
-                                                                      : 1 << (low_bits(packing) + high_bits(packing) - 1);
+  return packing == Packing::layers                         ? 72
+         : packing == Packing::bytes || is_table(packing) ? 128
+                                                          : 1 << (low_bits(packing) + high_bits(packing) - 1);
 }
 // The first three are the tuned ones, and read eight columns at a time; the others read 32, whole lines of bits.
 constexpr bool is_plain(Packing packing) {
@@ -67,13 +80,13 @@ PENJING_INLINE typename Vec<Isa>::Codes whole_codes(const uint8_t* base, const u
                                                     const int8_t* table) {
   constexpr int kLow = low_bits(kPacking), kHigh = high_bits(kPacking);
   if constexpr (kQuad == 0) prefetch_lines<kLow>(base + 2 * kLow * k);
-  const auto low = plane_quad<Isa, kLow, kQuad, 0>(base + 2 * kLow * k);
-  if constexpr (kPacking == Packing::table) return Vec<Isa>::lookup(low, table);
-  if constexpr (kHigh == 0) return low;
+  auto codes = plane_quad<Isa, kLow, kQuad, 0>(base + 2 * kLow * k);
   if constexpr (kHigh != 0) {
     if constexpr (kQuad == 0) prefetch_lines<kHigh>(second + 2 * kHigh * k);
-    return Vec<Isa>::join(low, plane_quad<Isa, kHigh, kQuad, kLow>(second + 2 * kHigh * k));
+    codes = Vec<Isa>::join(codes, plane_quad<Isa, kHigh, kQuad, kLow>(second + 2 * kHigh * k));
   }
+  if constexpr (is_table(kPacking)) return Vec<Isa>::lookup(codes, table);
+  return codes;
 }
 
 // Two operands, of four columns each, from columns [k, k + 8) of one tile. Of the packings that are not plain,
@@ -111,7 +124,7 @@ PENJING_INLINE void load_nibbles(const TileCodes& w, int64_t k, typename Vec<Isa
                                  typename Vec<Isa>::Codes& high) {
   using V = Vec<Isa>;
   constexpr int kLow = low_bits(kPacking), kHigh = high_bits(kPacking);
-  if constexpr (kPacking == Packing::bytes || kPacking == Packing::table) {
+  if constexpr (kPacking == Packing::bytes || is_table(kPacking)) {
     const auto codes = whole_codes<Isa, kPacking, kQuad>(w.base, w.second, k, w.table);
     low = V::low_nibbles(codes);
     high = V::high_nibbles(codes);

@@ -11,7 +11,7 @@ QUANTIZERS = {
     "autoround": ("auto-round==0.15.1",),
 }
 GROUP_SIZE = 64
-TUNING_STEPS = 400  # of the whole model, where a recipe tunes it
+TUNING_STEPS = 600  # of the whole model, where a recipe tunes it
 BITS = (4, 2, 3)  # in the order in which they are run
 K_QUANTS = ("Q2_K", "Q3_K_S", "Q3_K_M", "Q4_K_S", "Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0", "Q4_0")
 Settings = dict[str, Any]
@@ -68,7 +68,7 @@ def ours() -> dict[str, Settings]:
     recipes = {f"Penjing {name}, {method}": step(name, method) for name, method in plain}
     recipes |= {
         f"Penjing {name}, auto, tuned": {**step(name, "auto"), "tuning_steps": TUNING_STEPS}
-        for name in ("table4", "int3", "int2")
+        for name in ("table4", "table3", "table2")
     }
     return recipes
 

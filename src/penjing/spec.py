@@ -25,7 +25,20 @@ from penjing.errors import SpecError
 
 GroupSize = Literal[32, 64, 128]
 WeightFormatName = Literal[
-    "keep", "int2", "int3", "int4", "int5", "int6", "int8", "layered", "table4", "nf4", "mxfp4", "fp8"
+    "keep",
+    "int2",
+    "int3",
+    "int4",
+    "int5",
+    "int6",
+    "int8",
+    "layered",
+    "table2",
+    "table3",
+    "table4",
+    "nf4",
+    "mxfp4",
+    "fp8",
 ]
 WITH_ZERO_POINTS = ("int2", "int3", "int4", "int5", "int6", "int8")  # formats that may be asymmetric
 KvFormat = Literal["int8", "int6", "int5", "int4", "bf16", "fp32"]

@@ -71,7 +71,7 @@ def test_recipe_file_is_the_same_as_the_option(run: Run, checkpoint: Path, tmp_p
     assert one["hash"] == two["hash"]
 
 
-@pytest.mark.parametrize("format", ["int2", "int6", "table4", "nf4", "mxfp4", "fp8"])
+@pytest.mark.parametrize("format", ["int2", "int6", "table4", "table2", "nf4", "mxfp4", "fp8"])
 def test_other_formats_are_written_and_run(
     run: Run, checkpoint: Path, text: Path, tmp_path: Path, format: str
 ) -> None:

@@ -29,7 +29,7 @@ def random_codes(name: str, asymmetric: bool, rows: int, columns: int, group_siz
         scales,
         zeros=generator.integers(0, 2**bits, groups).astype(np.uint8) if asymmetric else None,
         table=np.sort(generator.choice(255, 16, replace=False) - 127).astype(np.int8)
-        if name == "table4"
+        if name.startswith("table")
         else None,
         residual=generator.integers(0, 16, (rows, columns)).astype(np.uint8) if name == "layered" else None,
     )

@@ -57,6 +57,7 @@ def make(root: Path, config: dict[str, Any], format_name: str = "int4") -> Artif
         ("int5", False, "Q5_0"),
         ("int6", True, "Q8_0"),
         ("table4", False, "Q8_0"),
+        ("table2", False, "Q8_0"),
         ("mxfp4", False, "MXFP4"),
         ("nf4", False, "F16"),
     ],

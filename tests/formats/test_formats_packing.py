@@ -30,7 +30,7 @@ def random_codes(
         rng.integers(0, limit, shape, np.uint8),
         rng.normal(size=groups).astype(np.float16),
         zeros=rng.integers(0, limit, groups, np.uint8) if asymmetric else None,
-        table=np.sort(rng.integers(-127, 128, 16)).astype(np.int8) if name == "table4" else None,
+        table=np.sort(rng.integers(-127, 128, 16)).astype(np.int8) if name.startswith("table") else None,
         residual=rng.integers(0, 16, shape, np.uint8) if name == "layered" else None,
     )
 

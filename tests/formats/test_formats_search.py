@@ -92,6 +92,6 @@ def test_clusters_are_the_best_of_all_cuts() -> None:
 
 def test_a_table_does_not_depend_on_chunks() -> None:
     rows = np.random.default_rng(4).standard_normal((80, 100)).astype(np.float32)
-    whole = fit_table([rows], 32)
-    assert np.array_equal(fit_table([rows[:16], rows[16:64], rows[64:]], 32), whole)
-    assert len(set(fit_table([np.zeros((16, 32), np.float32)], 32).tolist())) == 16
+    whole = fit_table([rows], 32, 4)
+    assert np.array_equal(fit_table([rows[:16], rows[16:64], rows[64:]], 32, 4), whole)
+    assert len(set(fit_table([np.zeros((16, 32), np.float32)], 32, 4).tolist())) == 16

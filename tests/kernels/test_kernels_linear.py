@@ -83,7 +83,7 @@ def test_accumulators_hold_the_largest_codes(isa, format, group_size, tier, extr
     low, high = (np.full(rows * columns * bits // 8, fill, np.uint8) for bits in oracle.PLANES[name])
     ones, bits = np.full(2 * 16, np.float16(1)).view(np.uint16), sum(oracle.PLANES[name])
     zeros = np.full(2 * 16, 0 if fill else 2**bits - 1, np.uint8) if format.endswith("+") else None
-    table = np.full(16, 127 if fill else -128, np.int8) if name == "table4" else None
+    table = np.full(16, 127 if fill else -128, np.int8) if name.startswith("table") else None
     residual = low.copy() if name == "layered" else None
     matrix, stated = both(
         name, rows, columns, group_size, low, ones, residual, high if high.size else None, zeros, table
@@ -91,7 +91,11 @@ def test_accumulators_hold_the_largest_codes(isa, format, group_size, tier, extr
     codes = np.full((1, columns), activation, np.int8)
     sums = np.full((1, 2), group_size * activation, np.int32)
     quantized = oracle.pack_rows(oracle.QuantizedRows(codes, np.ones((1, 2), np.float32), sums))
-    steps = {"table4": (-128, 127), "layered": (-72, 63)}.get(name, (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1))
+    steps = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+    if name.startswith("table"):
+        steps = (-128, 127)
+    if format == "layered":
+        steps = (-72, 63)
     if format.endswith("+"):
         steps = (1 - 2**bits, 2**bits - 1)
     if format == "layered" and tier == "fast":

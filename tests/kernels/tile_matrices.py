@@ -11,7 +11,7 @@ from penjing.kernels import reference as oracle
 
 SYMMETRIC_FORMATS = ("int8", "int4", "layered", "int2", "int3", "int5", "int6")
 ASYMMETRIC_FORMATS = ("int2+", "int3+", "int4+", "int5+", "int6+", "int8+")  # + for zero points
-INTEGER_FORMATS = (*SYMMETRIC_FORMATS, *ASYMMETRIC_FORMATS, "table4")
+INTEGER_FORMATS = (*SYMMETRIC_FORMATS, *ASYMMETRIC_FORMATS, "table2", "table3", "table4")
 FORMATS = (*oracle.ELEMENTS, *INTEGER_FORMATS, *oracle.FLOAT_CODES)
 ISAS = ("avx512", "avx2vnni", "avx2", "scalar")
 
@@ -44,7 +44,7 @@ def random_matrix(
         rng.integers(0, 256, low, np.uint8) if name == "layered" else None,
         rng.integers(0, 256, high, np.uint8) if high else None,
         rng.integers(0, limit, scales.size, np.uint8) if format.endswith("+") else None,
-        rng.integers(-128, 128, 16, np.int8) if name == "table4" else None,
+        rng.integers(-128, 128, 16, np.int8) if name.startswith("table") else None,
     )
 
 

@@ -108,6 +108,7 @@ def test_what_a_model_writes(checkpoint: Path) -> None:
     assert set(one[:, 0]) == {1}
     assert len(np.unique(one, axis=0)) == 4
     assert not np.array_equal(one, self_written(opened, 4, 24, seed=2, threads=1))
+    assert self_written(opened, 1100, 2, seed=1, threads=1).shape == (1100, 2)  # more than a service queues
 
 
 def test_built_in_and_own_text_take_turns() -> None:
@@ -173,7 +174,7 @@ def test_how_far_correct_logits_may_be(
         return errors[-1]
 
     monkeypatch.setattr(gate, "relative_error", remember)
-    for format in ("int3", "int8", "layered", "table4", "fp8", "mxfp4"):
+    for format in ("int3", "int8", "layered", "table2", "table4", "fp8", "mxfp4"):
         quantize(checkpoint, tmp_path / format, recipe(format), threads=1)
     assert len(errors) == 7
     assert max(errors) < gate.MOST_RELATIVE_ERROR / 3, errors

@@ -59,6 +59,7 @@ def values_by_name(codes: Mapping[str, Codes]) -> dict[str, Tensor]:
         WeightFormat(name="int2", group_size=32),
         WeightFormat(name="int3", group_size=32, asymmetric=True),
         WeightFormat(name="table4", group_size=32),
+        WeightFormat(name="table2", group_size=32),
     ],
     ids=lambda format: format.name,
 )
@@ -127,15 +128,48 @@ def test_learned_rounding_beats_gptq_on_the_block() -> None:
     assert all(same_bytes(kept[name], codes[name]) for name in codes)
 
 
-@pytest.mark.parametrize("asymmetric", [False, True])
-def test_a_latent_matrix_begins_as_its_codes_and_keeps_its_reach(asymmetric: bool) -> None:
-    format = WeightFormat(name="int4", asymmetric=asymmetric)
+LATENT_FORMATS = [
+    WeightFormat(name="int4"),
+    WeightFormat(name="int4", asymmetric=True),
+    WeightFormat(name="table3"),
+]
+
+
+@pytest.mark.parametrize("format", LATENT_FORMATS, ids=lambda f: f.name + "+" * f.asymmetric)
+def test_a_latent_matrix_begins_as_its_codes(format: WeightFormat) -> None:
     weight = random_weight()
     weight[0] = 0.0
     codes = search(weight, None, format, SearchConfig())
+    matrix = LatentMatrix(codes, weight)
+    assert torch.equal(matrix(), values_of(codes))
+    assert same_bytes(matrix.to_codes(), codes)
+
+
+def test_levels_of_a_table_are_learned() -> None:
+    """A level has the gradient of all weights that have it, and what is stored is what was computed."""
+    codes = search(random_weight(), None, WeightFormat(name="table2"), SearchConfig())
+    matrix = LatentMatrix(codes, random_weight())
+    assert matrix.levels is not None
+    matrix().sum().backward()  # type: ignore[no-untyped-call]
+    spread_scales = codes.scales.astype(np.float32).repeat(64, 1)[:, :160]
+    gap = float(codes.grid.highest - codes.grid.lowest) / 3
+    wanted = [spread_scales[codes.codes == code].sum() * gap for code in range(4)]
+    np.testing.assert_allclose(matrix.levels.grad, wanted, rtol=1e-3, atol=1e-4)
+    with torch.no_grad():
+        matrix.levels[1] += 3.2 / gap
+    changed = matrix.to_codes()
+    assert changed.table is not None
+    assert codes.table is not None
+    assert changed.table.tolist() == [*codes.table[:1], codes.table[1] + 3, *codes.table[2:]]
+    assert torch.equal(matrix().detach(), values_of(changed))
+
+
+@pytest.mark.parametrize("asymmetric", [False, True])
+def test_latents_keep_their_reach(asymmetric: bool) -> None:
+    weight = random_weight()
+    weight[0] = 0.0
+    codes = search(weight, None, WeightFormat(name="int4", asymmetric=asymmetric), SearchConfig())
     free = LatentMatrix(codes, weight)
-    assert torch.equal(free(), values_of(codes))
-    assert same_bytes(free.to_codes(), codes)
     bound = LatentMatrix(codes, weight, reach=0.5)
     with torch.no_grad():
         bound.latents.add_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)) * 9)

@@ -15,7 +15,10 @@ from penjing.quantize.statistics import InputStatistics
 from penjing.spec import WeightFormat, WeightFormatName
 
 FORMATS = [
-    *(WeightFormat(name=name) for name in ("int2", "int3", "int4", "int5", "int6", "int8", "table4", "nf4")),
+    *(
+        WeightFormat(name=name)
+        for name in ("int2", "int3", "int4", "int5", "int6", "int8", "table2", "table4", "nf4")
+    ),
     WeightFormat(name="mxfp4"),
     WeightFormat(name="fp8"),
     *(WeightFormat(name=name, asymmetric=True) for name in ("int2", "int3", "int4", "int8")),
@@ -125,6 +128,27 @@ def test_exact_grids_are_found_exactly(name: WeightFormatName) -> None:
     weight = levels * 0.5
     codes = search(weight, None, WeightFormat(name=name), CONFIG)
     assert (values_of(codes) - weight).abs().max() < (1e-6 if name == "int4" else 0.02)
+
+
+PLAIN_GRIDS: dict[str, tuple[WeightFormatName, float]] = {
+    "table2": ("int2", 0.9),
+    "table3": ("int3", 0.85),
+    "table4": ("int4", 0.8),
+}
+
+
+@pytest.mark.parametrize("name", ["table2", "table3", "table4"])
+def test_a_table_and_its_scales_are_fitted_to_each_other(name: WeightFormatName) -> None:
+    """That lowers the error, which is then well below that of as many whole numbers."""
+    weight = random_weight()
+
+    def error(format: WeightFormatName, fits: int) -> float:
+        codes = search(weight, None, WeightFormat(name=format), SearchConfig(table_fits=fits))
+        return float(((values_of(codes) - weight) ** 2).sum())
+
+    plain, most = PLAIN_GRIDS[name]
+    assert error(name, 1) < error(name, 0)
+    assert error(name, 1) < most * error(plain, 0)
 
 
 def test_zero_points_pay_on_shifted_weights() -> None:

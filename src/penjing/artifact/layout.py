@@ -18,6 +18,8 @@ StoredFormat = Literal[
     "int6",
     "int8",
     "layered",
+    "table2",
+    "table3",
     "table4",
     "nf4",
     "mxfp4",

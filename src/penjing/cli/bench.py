@@ -28,6 +28,8 @@ class BenchFormat(StrEnum):
     int5 = "int5"
     int6 = "int6"
     table4 = "table4"
+    table3 = "table3"
+    table2 = "table2"
     nf4 = "nf4"
     mxfp4 = "mxfp4"
     fp8 = "fp8"

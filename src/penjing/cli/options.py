@@ -28,6 +28,8 @@ class FormatName(StrEnum):
     int2 = "int2"
     layered = "layered"
     table4 = "table4"
+    table3 = "table3"
+    table2 = "table2"
     nf4 = "nf4"
     mxfp4 = "mxfp4"
     fp8 = "fp8"

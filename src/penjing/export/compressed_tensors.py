@@ -46,6 +46,8 @@ SCHEMES = {
     ("int6", True): (8, False),
     ("int8", False): (8, False),
     ("int8", True): (8, True),
+    ("table2", False): (8, False),
+    ("table3", False): (8, False),
     ("table4", False): (8, False),
 }
 

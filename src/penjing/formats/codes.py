@@ -15,6 +15,8 @@ from penjing.formats.grids import FIXED_GRIDS, Grid, table_grid, uniform_grid
 from penjing.spec import Tier, WeightFormat
 
 UNIFORM_BITS = {"int2": 2, "int3": 3, "int4": 4, "int5": 5, "int6": 6, "int8": 8, "layered": 4}
+TABLE_BITS = {"table2": 2, "table3": 3, "table4": 4}
+TABLE_ENTRIES = 16  # stored for each of them; those that no code names are 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,9 +24,9 @@ class Codes:
     """Codes uint8 [N, K] of a format, and what they mean.
 
     scales: float16 [N, groups], as stored. zeros: uint8 [N, groups] where the format is asymmetric, else
-    None. table: int8 [16], the levels of `table4`. residual: uint8 [N, K], the second plane of `layered`:
-    its code v stands for (v - 8) / 8 of a step. tiny_groups: how many groups are too small for float16's
-    scales, and hold what its smallest gives; for reports, not stored.
+    None. table: int8 [16], where a format of TABLE_BITS has its levels. residual: uint8 [N, K], the second
+    plane of `layered`: its code v stands for (v - 8) / 8 of a step. tiny_groups: how many groups are
+    too small for float16's scales, and hold what its smallest gives; for reports, not stored.
     """
 
     format: WeightFormat
@@ -47,9 +49,9 @@ def grid_of(format: WeightFormat, table: NDArray[np.int8] | None = None) -> Grid
         return uniform_grid(UNIFORM_BITS[format.name], asymmetric=format.asymmetric)
     if format.name in FIXED_GRIDS:
         return FIXED_GRIDS[format.name]
-    if table is None:
+    if table is None or format.name not in TABLE_BITS:
         raise FormatError(f"the format {format.name!r} has no grid of its own")
-    return table_grid(table.tolist())
+    return table_grid(table[: 2 ** TABLE_BITS[format.name]].tolist())
 
 
 def dequantize(codes: Codes, tier: Tier = "best") -> NDArray[np.float32]:

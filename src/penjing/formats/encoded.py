@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penjing.errors import FormatError
+from penjing.formats.codes import TABLE_BITS, TABLE_ENTRIES
 from penjing.formats.tiles import padded_rows
 from penjing.spec import WITH_ZERO_POINTS
 
@@ -21,12 +22,13 @@ PLANE_BITS = {  # of a code in the low plane (the part `codes`) and in the plane
     "int6": (4, 2),
     "int8": (8, 0),
     "layered": (4, 0),
+    "table2": (2, 0),
+    "table3": (2, 1),
     "table4": (4, 0),
     "nf4": (4, 0),
     "mxfp4": (4, 0),
     "fp8": (8, 0),
 }
-TABLE_ENTRIES = 16  # of table4
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def part_sizes(format: str, rows: int, columns: int, group_size: int, asymmetric
         high=high,
         scales=2 * groups,
         zeros=groups if asymmetric else 0,
-        table=TABLE_ENTRIES if format == "table4" else 0,
+        table=TABLE_ENTRIES if format in TABLE_BITS else 0,
         residual=low if format == "layered" else 0,
     )
 
@@ -78,7 +80,7 @@ class Encoded:
     codes: uint8, the packed codes, or the bytes of the elements. scales: uint16, float16 bits of [tiles,
     groups, 16] flattened, or None. residual: uint8, the second plane of a layered matrix, or None. high:
     uint8, the plane of the codes' upper bits, or None. zeros: uint8 [tiles, groups, 16] flattened, the zero
-    points of an asymmetric matrix, or None. table: int8 [16], the levels of a table4 matrix, or None.
+    points of an asymmetric matrix, or None. table: int8 [16], the levels of a matrix of TABLE_BITS, or None.
     tiny_groups: as in `Codes`; not stored.
     Raises FormatError if a part has another size than the format says.
     """

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from penjing.errors import FormatError, NonFiniteWeightError
 from penjing.formats import grouped, tiles
-from penjing.formats.codes import dequantize, grid_of
+from penjing.formats.codes import TABLE_BITS, dequantize, grid_of
 from penjing.formats.encoded import FLOAT_BYTES, Encoded, dtype_of, part_sizes
 from penjing.formats.packing import format_of, pack, unpack
 from penjing.formats.rounding import ScaleChoice, round_rows
@@ -32,10 +32,10 @@ def encode(
     """Store a float32, float16 or bfloat16 matrix [N, K] in a format.
 
     scales: how codes choose theirs, `search` (least squared error) or `range` (largest magnitude).
-    name: the tensor, for error messages. table: the levels int8 [16] of table4, where they are known; by
-    default they are fitted to the matrix. The result does not depend on how the work is cut up, and takes
-    tens of MB beside input and output. Raises NonFiniteWeightError for NaN or Inf, and FormatError for
-    another dtype or shape, or where a scale overflows float16.
+    name: the tensor, for error messages. table: the levels int8 [16] of a format of TABLE_BITS, where they
+    are known; by default they are fitted to the matrix. The result does not depend on how the work is cut up,
+    and takes tens of MB beside input and output. Raises NonFiniteWeightError for NaN or Inf, and FormatError
+    for another dtype or shape, or where a scale overflows float16.
     """
     if weight.ndim != 2 or weight.size == 0:
         raise FormatError(f"{name}: shape {list(weight.shape)} is not a matrix with rows and columns")
@@ -44,9 +44,9 @@ def encode(
         raise FormatError(f"{name}: dtype {weight.dtype} cannot be encoded; convert it to fp32, fp16 or bf16")
     if format.name == "keep":
         return encode_float(weight, own_format, name)
-    if format.name == "table4" and table is None:
+    if format.name in TABLE_BITS and table is None:
         chunks = (block.astype(np.float32, copy=False) for _, block in row_chunks(weight, name))
-        table = fit_table(chunks, format.group_size)
+        table = fit_table(chunks, format.group_size, TABLE_BITS[format.name])
     return encode_codes(weight, format, scales, name, table)
 
 
@@ -135,7 +135,7 @@ def tiny_notice(name: str, encoded: Encoded) -> str:
     """A line to print for a matrix with groups too small for float16's scales, the smallest being 2^-24."""
     count = encoded.tiny_groups
     error = grid_of(format_of(encoded), encoded.table).widest_gap * grouped.SMALLEST_HALF / 2
-    return f"{count} groups of {name} are below float16's smallest scale: stored within {error:.1g}"
+    return f"{count} groups of {name} are below float16's smallest scale: stored within {error:.2g}"
 
 
 def chunk_rows(columns: int) -> int:

@@ -113,7 +113,7 @@ def uniform_grid(bits: int, asymmetric: bool) -> Grid:
 
 
 def table_grid(entries: Sequence[int]) -> Grid:
-    """Sixteen whole numbers in [-127, 127], a matrix's own."""
+    """Whole numbers in [-127, 127], a matrix's own."""
     return Grid(tuple(float(entry) for entry in entries), uniform=False)
 
 

@@ -1,4 +1,4 @@
-"""Scales for grids of any levels (table4, nf4, mxfp4), groups side by side as in `grouped`."""
+"""Scales for grids of any levels (tables, nf4, mxfp4), groups side by side as in `grouped`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from penjing.formats.namespace import Array, namespace, round_to_half, sum_rows
 # Scales as parts of the one that puts the largest magnitude on the grid's own largest. The next level below
 # is at about 0.8 of it: beyond that, clipping costs more than the rest can gain.
 SEARCH_FACTORS = (1.0, 0.75, 0.8, 0.85, 0.9, 0.95, 1.05, 1.1)
+FEW_LEVELS_FACTORS = (0.6, 0.7)  # more of them for four levels, which lie farther apart
 POWER_FACTORS = (1.0, 0.5, 2.0)  # of scales that are powers of two
 # Candidates are compared by a table of nearest levels, with so many entries to either side of 0.
 LOOKUP_REACH = 2048
@@ -42,7 +43,10 @@ def search_levels(values: Array, grid: Grid, exact: Array, *, powers: bool) -> A
     lookup = nearest_levels(values, grid)
     most = LARGEST_POWER if powers else LARGEST_HALF
     inverse = LOOKUP_REACH / max(grid.highest, -grid.lowest)
-    for factor in POWER_FACTORS if powers else SEARCH_FACTORS:
+    factors: tuple[float, ...] = POWER_FACTORS if powers else SEARCH_FACTORS
+    if len(grid.levels) <= 4:
+        factors += FEW_LEVELS_FACTORS
+    for factor in factors:
         steps = round_to_half(xp.clip(xp.abs(exact) * factor, SMALLEST_HALF, most))
         for sign in (1.0,) if powers else (1.0, -1.0):
             scales = xp.where(exact < 0, -steps, steps) * sign

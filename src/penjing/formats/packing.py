@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from penjing.errors import FormatError
 from penjing.formats import tiles
-from penjing.formats.codes import UNIFORM_BITS, Codes
-from penjing.formats.encoded import PLANE_BITS, TABLE_ENTRIES, Encoded
+from penjing.formats.codes import TABLE_BITS, TABLE_ENTRIES, UNIFORM_BITS, Codes
+from penjing.formats.encoded import PLANE_BITS, Encoded
 from penjing.formats.tiles import padded_rows
 from penjing.spec import WeightFormat
 
@@ -100,7 +100,7 @@ def check_parts(codes: Codes) -> None:
         "codes": (True, (rows, columns), uint8, 2**bits),
         "scales": (True, groups, np.dtype(np.float16), None),
         "zeros": (codes.format.asymmetric, groups, uint8, 2**bits),
-        "table": (name == "table4", (TABLE_ENTRIES,), int8, None),
+        "table": (name in TABLE_BITS, (TABLE_ENTRIES,), int8, None),
         "residual": (name == "layered", (rows, columns), uint8, 16),
     }
     for part, (present, shape, dtype, limit) in expected.items():

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from penjing.errors import FormatError
 from penjing.formats import grouped
 from penjing.formats.asymmetric import exact_spans, range_zeros, search_zeros
-from penjing.formats.codes import UNIFORM_BITS, Codes, grid_of
+from penjing.formats.codes import TABLE_BITS, UNIFORM_BITS, Codes, grid_of
 from penjing.formats.grids import Grid
 from penjing.formats.level_search import powers_of_two, search_levels
 from penjing.formats.namespace import round_to_half
@@ -29,7 +29,7 @@ def round_rows(
     name: str,
     table: NDArray[np.int8] | None = None,
 ) -> Codes:
-    """Float32 rows [N, K] as codes; `table`: the levels of table4.
+    """Float32 rows [N, K] as codes; `table`: the levels of a format of TABLE_BITS.
 
     A scale that float16 rounds to zero becomes its smallest, 2^-24, or the group becomes zero if that is
     nearer: errors stay within half a step, and `Codes.tiny_groups` counts such groups. Raises FormatError,
@@ -77,7 +77,7 @@ def exact_scales(values: Floats, format: WeightFormat, grid: Grid) -> Floats:
     if format.name == "mxfp4":
         powers: Floats = powers_of_two(largest)
         return powers
-    if format.name == "table4":
+    if format.name in TABLE_BITS:
         sign = np.where(values.max(axis=0) > -values.min(axis=0), np.float32(-1), np.float32(1))
         largest = largest * sign
     scales: Floats = largest / np.float32(max(grid.highest, -grid.lowest))

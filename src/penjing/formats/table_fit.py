@@ -1,4 +1,4 @@
-"""The table of `table4`: the sixteen levels that suit a matrix best, by exact one-dimensional k-means.
+"""Tables of `table2` to `table4`: the levels that suit a matrix best, by exact one-dimensional k-means.
 
 Weights are normalized by their group first, the one of largest magnitude to -127, and counted in 255 bins
 with the square of their scale, so that what is minimized is the squared error of the weights themselves.
@@ -11,9 +11,9 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
+from penjing.formats.codes import TABLE_ENTRIES
 from penjing.formats.tiles import TILE_ROWS
 
-LEVELS = 16
 LARGEST_LEVEL = 127
 BINS = 2 * LARGEST_LEVEL + 1  # whole numbers from -127 to 127
 
@@ -21,8 +21,8 @@ Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 
 
-def fit_table(chunks: Iterable[Floats], group_size: int) -> NDArray[np.int8]:
-    """Ascending levels int8 [16] for a matrix whose rows [N, K] come in chunks of whole tiles.
+def fit_table(chunks: Iterable[Floats], group_size: int, bits: int) -> NDArray[np.int8]:
+    """2^bits ascending levels, int8 [16], for a matrix whose rows [N, K] come in chunks of whole tiles.
 
     The result does not depend on how rows are cut into chunks.
     """
@@ -30,7 +30,14 @@ def fit_table(chunks: Iterable[Floats], group_size: int) -> NDArray[np.int8]:
     for rows in chunks:
         for tile in tile_histograms(rows, group_size):  # one after another: sums have one order
             histogram += tile
-    return cluster(histogram)
+    return to_table(cluster(histogram, 2**bits))
+
+
+def to_table(levels: Doubles) -> NDArray[np.int8]:
+    """Levels as they are stored: the nearest whole numbers, int8 [16], with zeros after the last."""
+    table = np.zeros(TABLE_ENTRIES, np.int8)
+    table[: len(levels)] = np.rint(levels)
+    return table
 
 
 def tile_histograms(rows: Floats, group_size: int) -> Doubles:
@@ -49,18 +56,23 @@ def tile_histograms(rows: Floats, group_size: int) -> Doubles:
     return counts.reshape(-1, BINS).astype(np.float64)
 
 
-def cluster(histogram: Doubles) -> NDArray[np.int8]:
-    """The 16 means of least squared error for weighted bins, rounded (dynamic programming over the cuts)."""
-    places = np.arange(BINS) - float(LARGEST_LEVEL)
+def cluster(histogram: Doubles, num_levels: int, moments: Doubles | None = None) -> Doubles:
+    """Ascending means [num_levels] of least squared error for bins around 0 (dynamic programming over cuts).
+
+    histogram: the weight of every whole number from -n to n, float64 [2 n + 1]. moments: the same times what
+    was counted there, where that is not the whole number itself.
+    """
+    bins = len(histogram)
+    places = np.arange(bins) - (bins - 1) / 2
     masses = np.concatenate([[0.0], np.cumsum(histogram)])
-    firsts = np.concatenate([[0.0], np.cumsum(histogram * places)])
+    firsts = np.concatenate([[0.0], np.cumsum(histogram * places if moments is None else moments)])
     seconds = np.concatenate([[0.0], np.cumsum(histogram * places**2)])
-    least = np.concatenate([[0.0], np.full(BINS, np.inf)])  # error of the first j bins, in so many clusters
-    cuts = np.zeros((LEVELS, BINS + 1), np.int64)
-    begins = np.arange(BINS + 1)
-    for level in range(LEVELS):
-        previous, least = least, np.full(BINS + 1, np.inf)
-        for end in range(level + 1, BINS + 1):
+    least = np.concatenate([[0.0], np.full(bins, np.inf)])  # error of the first j bins, in so many clusters
+    cuts = np.zeros((num_levels, bins + 1), np.int64)
+    begins = np.arange(bins + 1)
+    for level in range(num_levels):
+        previous, least = least, np.full(bins + 1, np.inf)
+        for end in range(level + 1, bins + 1):
             begin = begins[level:end]
             mass = masses[end] - masses[begin]
             first = firsts[end] - firsts[begin]
@@ -68,12 +80,13 @@ def cluster(histogram: Doubles) -> NDArray[np.int8]:
             total = previous[begin] + error
             best = int(np.argmin(total))
             least[end], cuts[level, end] = total[best], begin[best]
-    levels: list[int] = []
-    last = BINS
-    for level in reversed(range(LEVELS)):
-        first_bin = int(cuts[level, last])
-        mass = masses[last] - masses[first_bin]
-        mean = (firsts[last] - firsts[first_bin]) / mass if mass > 0 else places[first_bin:last].mean()
-        levels.append(round(float(mean)))
-        last = first_bin
-    return np.array(levels[::-1], np.int8)
+    levels: list[float] = []
+    last = bins
+    for level in reversed(range(num_levels)):
+        begin_bin = int(cuts[level, last])
+        mass = masses[last] - masses[begin_bin]
+        levels.append(
+            float((firsts[last] - firsts[begin_bin]) / mass if mass > 0 else places[begin_bin:last].mean())
+        )
+        last = begin_bin
+    return np.array(levels[::-1])

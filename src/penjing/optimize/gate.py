@@ -23,7 +23,7 @@ from penjing.engine.runner import CpuRunner
 from penjing.engine.step import StepSequence
 from penjing.errors import ArtifactError
 from penjing.formats import Encoded, decode, encode
-from penjing.formats.codes import dequantize
+from penjing.formats.codes import TABLE_BITS, UNIFORM_BITS, dequantize
 from penjing.formats.encoding import rows_of
 from penjing.formats.packing import pack
 from penjing.measure.machine import usable_cores
@@ -41,7 +41,7 @@ HEAD_ROWS = 4096  # decoded at a time
 # Median over tokens of |engine - torch| / |torch|, logits centred. Correct artifacts stay below 0.01: float32
 # sums in another order, and the rounding of activations that they tip over. A wrong tensor is above 0.1.
 MOST_RELATIVE_ERROR = 0.03
-ROUNDED = ("int2", "int3", "int4", "int5", "int6", "int8", "layered", "table4")  # whose inputs become int8
+ROUNDED = (*UNIFORM_BITS, *TABLE_BITS)  # whose inputs become int8
 
 
 def check_calibrated(

@@ -65,7 +65,9 @@ def write(
     artifact: Artifact, count: int, length: int, *, seed: int, threads: int | None, progress: Progress
 ) -> NDArray[np.int64]:
     """Sample `count` sequences side by side."""
-    engine = Engine(artifact, threads=threads, prefix_cache=False, max_sequences=min(count, 64))
+    engine = Engine(
+        artifact, threads=threads, prefix_cache=False, max_sequences=min(count, 64), max_queue=count
+    )
     starts = first_tokens(artifact.config, count, seed)
     rows: dict[int, list[int]] = {}
     for number, start in enumerate(starts):

@@ -46,13 +46,19 @@ def inverse_upper(backwards: Tensor) -> Tensor | None:
     and columns backwards, J M J; None if it is not positive definite.
 
     J M J = L L^T gives M = (J L J)(J L J)^T, so that U = J L^-1 J: one factorization and one inverse of a
-    triangle, where inverting M and factoring again is twice that.
+    triangle, where inverting M and factoring again is twice that. `backwards` is used up: a copy in double
+    precision is the most that a wide matrix's inputs take.
     """
-    lower, failed = torch.linalg.cholesky_ex(backwards)
+    lower = backwards.mT  # itself, being symmetric, in the order in which LAPACK works in place
+    _, failed = torch.linalg.cholesky_ex(lower, out=(lower, torch.empty(0, dtype=torch.int32)))
     if int(failed):
         return None
     invert_lower(lower)
-    upper: Tensor = lower.float().flip(0, 1)
+    rows = len(lower)
+    upper = torch.empty(rows, rows)
+    for first in range(0, rows, LEAF_ROWS):
+        last = min(first + LEAF_ROWS, rows)
+        upper[first:last] = lower[rows - last : rows - first].flip(0, 1)
     return upper
 
 

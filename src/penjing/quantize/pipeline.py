@@ -17,6 +17,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from penjing.formats.codes import Codes
@@ -45,12 +47,15 @@ class AutoConfig:
 
 @dataclass(frozen=True, eq=False)
 class Attempt:
-    """A matrix between two stages: the original, what it should be, and codes on a placed grid."""
+    """A matrix between two stages: the original, what it should be, and codes on a placed grid, whose levels
+    are the `table` of formats that have one.
+    """
 
     weight: Tensor
     target: Tensor
     placement: Placement
     codes: Tensor
+    table: NDArray[np.int8] | None
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,7 @@ def auto(
     """
     judged = held or statistics
     placement, table = search_placement(weight, statistics, format, config.search)
-    best = Attempt(weight, weight, placement, placement.nearest(weight))
+    best = Attempt(weight, weight, placement, placement.nearest(weight), table)
     least = error_of(best, weight, judged)
     results = [StageResult("search", least, kept=True)]
     for name, stage in STAGES:
@@ -102,11 +107,9 @@ def with_feedback(
 ) -> Attempt:
     """GPTQ of the corrected target, on scales searched for it."""
     target = corrected_target(attempt.target, statistics, config.target_damping)
-    placement = attempt.placement
-    if format.name != "table4":  # its table belongs to the placement that is there
-        placement, _ = search_placement(target, statistics, format, config.search)
+    placement, _ = search_placement(target, statistics, format, config.search, attempt.table)
     codes = feed_back(target, statistics, placement, config.gptq, attempt.weight)
-    return Attempt(attempt.weight, target, placement, codes)
+    return replace(attempt, target=target, placement=placement, codes=codes)
 
 
 def with_refit(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from penjing.errors import SpecError
-from penjing.formats.codes import Codes, grid_of
+from penjing.formats.codes import TABLE_BITS, Codes, grid_of
 from penjing.formats.grids import Grid
 from penjing.formats.grouped import LARGEST_HALF, SMALLEST_HALF
 from penjing.formats.namespace import round_to_half
@@ -44,7 +44,9 @@ def percentile(
     """Nearest codes in a range that leaves out each group's largest weights. Statistics are not used."""
     check_weight(weight)
     table = (
-        fit_table(weight, torch.ones(weight.shape[1]), format.group_size) if format.name == "table4" else None
+        fit_table(weight, torch.ones(weight.shape[1]), format.group_size, TABLE_BITS[format.name])
+        if format.name in TABLE_BITS
+        else None
     )
     grid = grid_of(format, table)
     groups = to_groups(weight, format.group_size)

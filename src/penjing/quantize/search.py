@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from penjing.errors import FormatError, NonFiniteWeightError
-from penjing.formats.codes import Codes, grid_of
+from penjing.formats.codes import TABLE_BITS, Codes, grid_of
 from penjing.formats.grids import Grid
 from penjing.formats.grouped import LARGEST_HALF, SMALLEST_HALF
 from penjing.formats.namespace import round_to_half
@@ -31,17 +31,20 @@ from penjing.spec import WeightFormat
 
 CHUNK_WEIGHTS = 1 << 16  # searched at a time: the scratch arrays stay in the caches
 MOST_CLIPPED_STEPS = 2.0  # at the outermost candidate, so that a residual plane can give nearly all back
+MOST_CLIPPED_PART = 0.5  # of the largest weight, where the grid is not uniform and no such plane follows
 
 
 @dataclass(frozen=True)
 class SearchConfig:
     """candidates: scales tried for each sign. shrink: the smallest scale tried, as a part of the one whose
-    grid just covers the group. refits: most closed-form refits of the best candidate.
+    grid just covers the group. refits: most closed-form refits of the best candidate. table_fits: how often
+    a table is fitted anew to the scales that were found for the one before.
     """
 
     candidates: int = 16
     shrink: float = 0.6
     refits: int = 3
+    table_fits: int = 1
 
 
 def search(
@@ -57,18 +60,37 @@ def search(
 
 
 def search_placement(
-    weight: Tensor, statistics: InputStatistics | None, format: WeightFormat, config: SearchConfig
+    weight: Tensor,
+    statistics: InputStatistics | None,
+    format: WeightFormat,
+    config: SearchConfig,
+    table: NDArray[np.int8] | None = None,
 ) -> tuple[Placement, NDArray[np.int8] | None]:
-    """The placement alone, for methods that choose codes by themselves, and the table of `table4`."""
+    """The placement alone, for methods that choose codes by themselves, and the table of formats with one,
+    which is fitted unless it is known.
+    """
     check_weight(weight)
     importance = torch.ones(weight.shape[1])
     if statistics is not None:
         check_statistics(weight, statistics)
         importance = relative(statistics.importance)
-    table = fit_table(weight, importance, format.group_size) if format.name == "table4" else None
+    if table is None and format.name in TABLE_BITS:
+        table = search_table(weight, importance, format, config)
     grid = grid_of(format, table)
     scales, zeros = search_scales(weight, importance, grid, format, config)
     return Placement(grid, format.group_size, scales, zeros), table
+
+
+def search_table(
+    weight: Tensor, importance: Tensor, format: WeightFormat, config: SearchConfig
+) -> NDArray[np.int8]:
+    """Levels int8 [16] and scales in turn, each the best for the other (Lloyd 1957)."""
+    bits = TABLE_BITS[format.name]
+    table = fit_table(weight, importance, format.group_size, bits)
+    for _ in range(config.table_fits):
+        scales, _ = search_scales(weight, importance, grid_of(format, table), format, config)
+        table = fit_table(weight, importance, format.group_size, bits, scales)
+    return table
 
 
 def check_weight(weight: Tensor) -> None:
@@ -144,6 +166,8 @@ def candidates(
     check_range(float(largest.max()) / longer)
     signs = (1.0,) if longer == shorter else (-1.0, 1.0)
     widest = min(longer / config.shrink, longer + MOST_CLIPPED_STEPS)
+    if not grid.uniform:
+        widest = longer / MOST_CLIPPED_PART
     for reach in np.linspace(min(shorter, longer - 0.001), widest, config.candidates):
         scales = to_half(largest / float(reach))
         for sign in signs:

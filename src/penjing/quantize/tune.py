@@ -1,8 +1,9 @@
 """End-to-end tuning: what the whole model loses, by gradient, on text of which it writes plenty itself.
 
 The loss is the KL divergence of the quantized model's next-token distributions from the original's. Trained
-are scales, norms and other vectors (EfficientQAT's second phase, Chen et al. 2024) and, if the model and its
-gradients fit, rounding itself: latents of every code, straight through (quantization-aware distillation).
+are scales, tables, norms and other vectors (EfficientQAT's second phase, Chen et al. 2024) and, if the model
+and its gradients fit, rounding itself: latents of every code, straight through (quantization-aware
+distillation).
 Block by block methods cannot see what one block may leave to the next; this one can, and on few parameters
 and much text it hardly overfits. The best iterate on text held apart wins.
 """
@@ -23,6 +24,7 @@ from penjing.quantize.latent import LatentMatrix, latent_matrices
 from penjing.quantize.rounding import BatchLoss, Judge, present
 
 Forward = Callable[[Mapping[str, Tensor], Tensor], Tensor]
+ORDINARY_LOSS = 0.1  # nats per token
 
 
 @dataclass(frozen=True)
@@ -30,14 +32,17 @@ class TuneConfig:
     """steps: of Adam, one batch each. rounding: whether codes are learned too; reach: how many steps of the
     grid their latents may leave the original weight by (None: no bound). `layered` needs less than 1, lest
     the residual plane cannot bring the weight back; 0.5 would begin many latents at the border of two codes.
-    latent_rate: in steps of the grid; scale_rate and vector_rate: relative; all rise over `warmup` steps and
-    then fall by half a cosine. judge_every: steps between judgements.
+    latent_rate and table_rate: in mean gaps between levels; scale_rate and vector_rate: relative; all are for
+    a model that begins at a loss of ORDINARY_LOSS, and go with the square root of the loss, since what they
+    shake is squared in it; they rise over `warmup` steps and then fall by half a cosine. judge_every: steps
+    between judgements.
     """
 
     steps: int = 400
     rounding: bool = True
     reach: float | None = None
-    latent_rate: float = 0.005
+    latent_rate: float = 0.01
+    table_rate: float = 5e-4
     scale_rate: float = 3e-3
     vector_rate: float = 1e-3
     warmup: int = 10
@@ -80,8 +85,9 @@ def tune(
     matrices = latent_matrices(dict(codes), dict(weights), config.reach)
     trained = {name: vector.detach().clone().requires_grad_() for name, vector in vectors.items()}
     optimizer = torch.optim.Adam(parameter_groups(matrices, trained, config), betas=(0.9, 0.98), eps=1e-12)
-    peaks = [group["lr"] for group in optimizer.param_groups]
     best = Tuned(dict(codes), dict(vectors), before := judge({**vectors, **present(matrices)}), before)
+    size = math.sqrt(max(before, 0.0) / ORDINARY_LOSS)
+    peaks = [group["lr"] * size for group in optimizer.param_groups]
     for step in range(config.steps):
         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
             group["lr"] = peak * rate_at(step, config)
@@ -152,6 +158,7 @@ def parameter_groups(
     groups: list[dict[str, object]] = [
         {"params": [matrix.log_scales for matrix in matrices.values()], "lr": config.scale_rate},
         {"params": list(vectors.values()), "lr": config.vector_rate},
+        {"params": [m.levels for m in matrices.values() if m.levels is not None], "lr": config.table_rate},
     ]
     latents = [matrix.latents.requires_grad_(config.rounding) for matrix in matrices.values()]
     if config.rounding:

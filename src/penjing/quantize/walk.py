@@ -87,7 +87,7 @@ def encode_without_data(
     name: str,
     table: NDArray[np.int8] | None = None,
 ) -> Encoded:
-    """A matrix in its format, by a data-free method; `table`: the levels of table4, where they are known.
+    """A matrix in its format, by a data-free method; `table`: its levels, where they are known.
 
     Embedding and head take `search` where the method is one that holds a whole matrix in float32, and so do
     those of a step that looks at activations.

@@ -35,6 +35,8 @@ TYPES = {
     ("int6", True): "Q8_0",
     ("int8", False): "Q8_0",
     ("int8", True): "F16",
+    ("table2", False): "Q8_0",
+    ("table3", False): "Q8_0",
     ("table4", False): "Q8_0",
     ("mxfp4", False): "MXFP4",
     ("nf4", False): "F16",

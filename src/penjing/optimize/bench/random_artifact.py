@@ -20,18 +20,31 @@ from penjing.artifact import Artifact, ArtifactWriter, ModelConfig, Provenance, 
 from penjing.artifact.staging import output_errors
 from penjing.errors import ArtifactError, FormatError
 from penjing.formats import Encoded, grid_of, part_sizes
+from penjing.formats.codes import TABLE_BITS, TABLE_ENTRIES
 from penjing.models.shapes import find_shape
 from penjing.optimize.progress import Progress, silent
 from penjing.optimize.reference import cache_directory
 from penjing.spec import GroupSize, QuantizeStep, Recipe, WeightFormat, canonical_json, preset
 
 BenchFormat = Literal[
-    "int2", "int3", "int4", "int5", "int6", "int8", "layered", "table4", "nf4", "mxfp4", "fp8", "bf16"
+    "int2",
+    "int3",
+    "int4",
+    "int5",
+    "int6",
+    "int8",
+    "layered",
+    "table2",
+    "table3",
+    "table4",
+    "nf4",
+    "mxfp4",
+    "fp8",
+    "bf16",
 ]
 BENCH_FORMATS: tuple[BenchFormat, ...] = get_args(BenchFormat)
 GENERATOR_VERSION = 1  # a change to what is drawn must change it
 STAGE = "random weights"
-TABLE = np.arange(-120, 121, 16).astype(np.int8)  # of table4
 MEAN_MAGNITUDE = 1.5  # of a random mantissa, 1 to 2
 
 
@@ -121,6 +134,13 @@ def add_tensors(writer: ArtifactWriter, format: BenchFormat, group_size: int, pr
     progress(STAGE, len(roles), len(roles))
 
 
+def even_table(bits: int) -> NDArray[np.int8]:
+    """2^bits levels of equal distances around 0, int8 [16]."""
+    table = np.zeros(TABLE_ENTRIES, np.int8)
+    table[: 2**bits] = np.linspace(-120, 120, 2**bits)
+    return table
+
+
 def random_matrix(format: str, group_size: int, shape: tuple[int, ...], seed: int) -> Encoded:
     """A random matrix [rows, columns] in tile order, its weights of deviation 1 / sqrt(columns)."""
     rows, columns = shape
@@ -129,7 +149,7 @@ def random_matrix(format: str, group_size: int, shape: tuple[int, ...], seed: in
         sizes = part_sizes(format, rows, columns, 0)
         return Encoded(format, rows, columns, 0, random_halves(bits, sizes.codes, columns))
     sizes = part_sizes(format, rows, columns, group_size)
-    table = TABLE if format == "table4" else None
+    table = even_table(TABLE_BITS[format]) if format in TABLE_BITS else None
     levels = grid_of(WeightFormat.model_validate({"name": format, "group_size": group_size}), table).levels
     scale = 1 / (round(float(np.std(levels)), 2) * math.sqrt(columns))
     scales = np.full(sizes.scales // 2, scale)
