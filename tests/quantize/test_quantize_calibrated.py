@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import random
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,7 @@ from penjing.quantize.state import BlockResult
 from penjing.spec import Override, QuantizeStep, Recipe, WeightFormat, preset
 
 TOKENS = np.random.default_rng(5).integers(0, 50, (12, 40))
-BLOCKS_AFTER = "import sys, numpy, torch; torch.set_num_threads(1); from pathlib import Path\n"
+KILLED_RECIPE = preset("layered", 32, method="qronos")
 
 
 @pytest.fixture(autouse=True)
@@ -139,35 +138,43 @@ def test_memory_and_repetition_change_nothing(tmp_path: Path, source: Path) -> N
     assert other.hash != once.hash
 
 
-def test_killed_at_any_moment_and_resumed(tmp_path: Path, source: Path) -> None:
-    recipe = preset("layered", 32, method="qronos")
-    whole = walk(source, tmp_path / "whole", recipe)
-    code = BLOCKS_AFTER + (
-        "from penjing.models import Checkpoint\nfrom penjing.quantize.calibrated import quantize_calibrated\n"
-        "from penjing.spec import preset\n"
-        "checkpoint, recipe = Checkpoint.open(sys.argv[1]), preset('layered', 32, method='qronos')\n"
-        "print('start', flush=True)\n"
-        "quantize_calibrated(checkpoint, Path(sys.argv[2]), recipe, numpy.load(sys.argv[3]), resume=True,\n"
-        "                    max_ram_bytes=1, say=lambda line: print(line, flush=True))\n"
-    )
-    np.save(tmp_path / "tokens.npy", TOKENS)
-    generator, lines_seen = random.Random(0), []
-    for _ in range(4):
-        child = subprocess.Popen(
-            [sys.executable, "-c", code, str(source), str(tmp_path / "tray"), str(tmp_path / "tokens.npy")],
-            stdout=subprocess.PIPE,
-        )
-        assert child.stdout is not None
-        child.stdout.readline()
-        for _ in range(generator.randrange(1, 3)):  # into one of the next blocks
-            lines_seen.append(child.stdout.readline())
-        time.sleep(generator.random() * 0.05)
-        child.send_signal(signal.SIGKILL)
-        child.wait()
-        child.stdout.close()
-    resumed = walk(source, tmp_path / "tray", recipe, resume=True, force=True)
-    assert contents(resumed.path) == contents(whole.path)
-    assert not (tmp_path / "tray.work").exists()
+def walk_until_killed(source: Path, out: Path, begun: Connection) -> None:
+    """The run of the test below, in a process of its own."""
+    torch.set_num_threads(1)
+    begun.send(True)
+    walk(source, out, KILLED_RECIPE, max_ram_bytes=1, resume=True, force=True)
+    begun.send(True)
+
+
+def test_killed_at_ten_moments_and_resumed(tmp_path: Path, source: Path) -> None:
+    """SIGKILL at random moments of ten runs, and again when half of them go on: all end as if nothing was."""
+    whole = walk(source, tmp_path / "whole", KILLED_RECIPE)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["penjing.quantize.calibrated"])
+
+    def run(out: Path, seconds: float | None) -> float:
+        """Kill a run after so long, or let it end; how long it ran."""
+        ours, theirs = context.Pipe(duplex=False)
+        child = context.Process(target=walk_until_killed, args=(source, out, theirs))
+        child.start()
+        ours.recv()
+        start = time.monotonic()
+        ours.poll(seconds)
+        child.kill()
+        child.join()
+        return time.monotonic() - start
+
+    duration = run(tmp_path / "timed", None)
+    generator, unfinished = random.Random(0), 0
+    for number in range(10):
+        out = tmp_path / f"tray{number}"
+        for _ in range(1 + number % 2):
+            run(out, duration * generator.random())
+        unfinished += not out.exists()
+        resumed = walk(source, out, KILLED_RECIPE, resume=True, force=True)
+        assert contents(resumed.path) == contents(whole.path)
+        assert not out.with_name(f"tray{number}.work").exists()
+    assert unfinished >= 5, "the runs had ended before they were killed"
 
 
 def test_an_unfinished_run_is_not_mistaken_for_another(tmp_path: Path, source: Path) -> None:
