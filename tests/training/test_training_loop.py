@@ -13,10 +13,12 @@ import pytest
 torch = pytest.importorskip("torch", reason="training needs torch")
 
 from penjing.errors import CorruptCheckpointError, DivergedError, SpecError  # noqa: E402
-from penjing.training.loop import EarlyStopping, StepReport, Task, TrainingConfig, train  # noqa: E402
+from penjing.training.loop import Task, TrainingConfig, train  # noqa: E402
 from penjing.training.optimizers import SGD, AdamW, Lion, Muon, OptimizerConfig  # noqa: E402
 from penjing.training.ranks import Ranks, joined  # noqa: E402
+from penjing.training.reports import StepReport  # noqa: E402
 from penjing.training.schedules import Schedule  # noqa: E402
+from penjing.training.stopping import EarlyStopping  # noqa: E402
 
 CONFIGS = [SGD(0.1, momentum=0.9, nesterov=True), AdamW(0.01), Lion(0.001), Muon(0.02, weight_decay=0.1)]
 
@@ -116,7 +118,7 @@ def test_early_stopping_restores_the_best_weights(maximize: bool, sign: int) -> 
         8, SGD(1.0), max_gradient_norm=None, maximize=maximize, evaluate_every=1, early_stopping=stopping
     )
     progress = train(task, config)
-    assert (progress.step, progress.best_step, progress.best_loss) == (7, 4, sign * 2.0)
+    assert (progress.step, progress.best_step, progress.best_losses) == (7, 4, [sign * 2.0])
     assert progress.stopped_early
     assert task.model.weight.item() == sign * 4.0
 

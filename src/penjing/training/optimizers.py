@@ -136,17 +136,35 @@ def orthogonalize(matrix: Tensor, num_iterations: int = 5) -> Tensor:
 def build_optimizers(model: nn.Module, config: OptimizerConfig, maximize: bool = False) -> list[Optimizer]:
     """Optimizers over the trainable parameters of `model`; each group carries `base_lr` for the schedule.
 
-    Weight decay applies to matrices outside embeddings only: norms, biases and embeddings are left alone.
-    Raises SpecError when nothing is trainable.
+    Weight decay and the L1 penalty apply to matrices outside embeddings only (`is_hidden` of their group):
+    norms, biases and embeddings are left alone. Raises SpecError when nothing is trainable.
     """
     matrices, others = split_parameters(model)
     if not matrices and not others:
         raise SpecError("the model has no trainable parameters")
+    hidden = {id(parameter) for parameter in matrices}
     optimizers = OPTIMIZERS[type(config)](config, matrices, others, maximize)
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["base_lr"] = group["lr"]
+            group["is_hidden"] = all(id(parameter) in hidden for parameter in group["params"])
     return optimizers
+
+
+@torch.no_grad()
+def soft_threshold(optimizers: list[Optimizer], l1_penalty: float) -> None:
+    """The proximal step of an L1 penalty, w <- sign(w) max(|w| - lr l1, 0), on hidden matrices in place.
+
+    Forward-backward splitting (Duchi and Singer, 2009): with plain gradient steps it comes to rest at the
+    minimum of loss plus penalty, with exact zeros, where adding sign(w) to the gradient swings around them.
+    """
+    if not l1_penalty:
+        return
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            if group["is_hidden"]:
+                for w in group["params"]:
+                    w.copy_(w.sign() * (w.abs() - group["lr"] * l1_penalty).clamp_(min=0))
 
 
 def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
