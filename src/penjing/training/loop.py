@@ -136,7 +136,7 @@ def train(
 
 def begin(task: Task[Batch], config: TrainingConfig, directory: Path | None, ranks: Ranks) -> Run:
     """The run at its first step, or where the state in `directory` left it."""
-    optimizers = build_optimizers(task.model, config.optimizer, config.maximize)
+    optimizers = build_optimizers(task.model, config.optimizer, config.maximize, ranks)
     run = Run(task.model, optimizers, config.fixed_settings())
     if config.bounds.radius is not None:
         run.centre = [parameter.detach().clone() for parameter in run.trainable()]

@@ -51,7 +51,8 @@ def shard(model: nn.Module, units: Sequence[nn.Module], ranks: Ranks) -> Ranks:
         return ranks
     mesh = init_device_mesh(next(model.parameters()).device.type, (ranks.size,))
     for module in (*units, model):
-        fully_shard(module, mesh=mesh)
+        # Also after an evaluation, which no backward pass follows, each rank has its part only.
+        fully_shard(module, mesh=mesh, reshard_after_forward=True)
         unit = cast(FSDPModule, module)
         unit.set_gradient_divide_factor(1.0)  # sums, since the loss is already divided by all micro-batches
         unit.set_force_sum_reduction_for_comms(True)  # gloo has no premultiplied sum
