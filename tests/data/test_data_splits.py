@@ -62,7 +62,9 @@ def test_split_indices_are_disjoint_by_group_and_complete() -> None:
 def test_folds_keep_groups_whole_and_differ_by_one_group_at_most() -> None:
     groups = [f"text {i // 3}" for i in range(69)]
     folds = folds_of(groups, 5)
-    assert all(len({fold for fold, g in zip(folds, groups, strict=True) if g == name}) == 1 for name in groups)
+    assert all(
+        len({fold for fold, g in zip(folds, groups, strict=True) if g == name}) == 1 for name in groups
+    )
     assert sorted(Counter(folds[::3].tolist()).values()) == [4, 4, 5, 5, 5]
     assert folds.tolist() == folds_of(groups[::-1], 5)[::-1].tolist(), "their order does not matter"
     assert folds.tolist() != folds_of(groups, 5, seed=1).tolist()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -52,7 +53,7 @@ def test_no_step_leaves_the_ball_or_is_too_long(optimizer: OptimizerConfig) -> N
     train(observed, TrainingConfig(40, optimizer, maximize=True, max_gradient_norm=None, bounds=bounds))
     positions.append(flat(task))
     distances = [(position - positions[0]).norm().item() for position in positions]
-    steps = [(after - before).norm().item() for before, after in zip(positions, positions[1:], strict=False)]
+    steps = [(after - before).norm().item() for before, after in itertools.pairwise(positions)]
     assert max(distances) <= 0.5
     assert max(steps) <= 0.11 * (1 + 1e-5)
     assert max(distances) > 0.49, "the bound was never reached, so nothing was tested"

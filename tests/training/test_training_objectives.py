@@ -82,14 +82,15 @@ def test_the_l1_penalty_comes_to_rest_at_the_lasso_solution(
     assert model.bias.item() == pytest.approx(0.1, abs=accuracy)
 
 
-def test_lion_and_muon_shrink_by_learning_rates_and_a_negative_penalty_is_refused() -> None:
-    for optimizer in (Lion(0.01), Muon(0.01)):
-        model = torch.nn.Linear(3, 2, bias=False)
-        torch.nn.init.constant_(model.weight, 0.5)
-        train(
-            Task(model, lambda n: n, lambda _: 0.0 * model.weight.sum()),
-            TrainingConfig(10, optimizer, l1_penalty=2.0),
-        )
-        torch.testing.assert_close(model.weight.detach(), torch.full((2, 3), 0.5 - 10 * 0.01 * 2.0))
+@pytest.mark.parametrize("optimizer", [Lion(0.01), Muon(0.01)])
+def test_lion_and_muon_shrink_by_learning_rates(optimizer: OptimizerConfig) -> None:
+    model = torch.nn.Linear(3, 2, bias=False)
+    torch.nn.init.constant_(model.weight, 0.5)
+    task = Task(model, lambda number: number, lambda _: 0.0 * model.weight.sum())
+    train(task, TrainingConfig(10, optimizer, l1_penalty=2.0))
+    torch.testing.assert_close(model.weight.detach(), torch.full((2, 3), 0.5 - 10 * 0.01 * 2.0))
+
+
+def test_a_negative_penalty_is_refused() -> None:
     with pytest.raises(SpecError, match="l1_penalty"):
         TrainingConfig(1, l1_penalty=-0.1)

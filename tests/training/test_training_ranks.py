@@ -71,7 +71,7 @@ def test_two_ranks_take_the_steps_of_one_whole_or_sharded(tmp_path: Path) -> Non
     for process in processes:
         process.start()
     for process in processes:
-        process.join()
+        process.join(600)
     assert [process.exitcode for process in processes] == [0, 0]
     for name, config in CONFIGS.items():
         train(task_of(-1), config, tmp_path / f"{name} alone")

@@ -107,7 +107,7 @@ class MuonOptimizer(MomentumOptimizer):
     """
 
     def __init__(
-        self, params: Any, lr: float, momentum: float, weight_decay: float, maximize: bool, ranks: Ranks
+        self, params: Any, lr: float, momentum: float, weight_decay: float, *, maximize: bool, ranks: Ranks
     ) -> None:
         defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "maximize": maximize}
         super().__init__(params, defaults)
@@ -237,8 +237,8 @@ def _muon(
 ) -> list[Optimizer]:
     optimizers: list[Optimizer] = []
     if matrices:
-        momentum, decay = config.momentum, config.weight_decay
-        optimizers.append(MuonOptimizer(matrices, config.learning_rate, momentum, decay, maximize, ranks))
+        rates = (config.learning_rate, config.momentum, config.weight_decay)
+        optimizers.append(MuonOptimizer(matrices, *rates, maximize=maximize, ranks=ranks))
     return optimizers + (_adamw(config.adamw, [], others, maximize, ranks) if others else [])
 
 
