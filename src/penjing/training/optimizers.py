@@ -185,7 +185,8 @@ def adam_scale(state: dict[str, Any], group: dict[str, Any]) -> Tensor | float:
     if not state:
         return 0.0
     corrected: Tensor = state["exp_avg_sq"] / (1 - group["betas"][1] ** state["step"].item())
-    return 1 / (corrected.sqrt() + group["eps"])
+    scale: Tensor = 1 / (corrected.sqrt() + group["eps"])
+    return scale
 
 
 def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
