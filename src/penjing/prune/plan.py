@@ -200,9 +200,12 @@ def all_units(config: ModelConfig, importance: Importance, shrinking: Shrinking)
 
 
 def block_parameters(config: ModelConfig) -> int:
-    """Elements of all tensors of all blocks."""
+    """Weights of all matrices of all blocks."""
     return sum(
-        math.prod(role.shape) for block in config.blocks for role in block_tensors(config, block).values()
+        math.prod(role.shape)
+        for block in config.blocks
+        for role in block_tensors(config, block).values()
+        if role.is_matrix
     )
 
 
