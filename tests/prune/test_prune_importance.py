@@ -55,7 +55,9 @@ def test_gradients_by_hand(tmp_path: Path) -> None:
     of = {name.removeprefix("blocks.1."): product for name, product in products.items()}
     channel = of["gate"][3].sum() + of["up"][3].sum() + of["down"][:, 3].sum()
     assert torch.allclose(found.channels[1][3], channel, rtol=1e-3)
-    group = of["query"][:24].sum() + of["output"][:, :24].sum() + of["key"][:12].sum() + of["value"][:12].sum()
+    group = (
+        of["query"][:24].sum() + of["output"][:, :24].sum() + of["key"][:12].sum() + of["value"][:12].sum()
+    )
     assert torch.allclose(found.groups[1][0], group, rtol=1e-3)
     hidden = sum(
         float(product[..., 5].sum()) if not name.endswith((".output", ".down")) else float(product[5].sum())

@@ -14,7 +14,16 @@ from penjing.prune.importance import Importance
 from penjing.prune.plan import Shrinking, block_parameters, make_plan, schedule
 
 CONFIG: ModelConfig = shape(
-    "llama", vocab=64, hidden=256, inner=768, layers=6, heads=8, kv_heads=4, head_dim=32, positions=64, theta=1e4
+    "llama",
+    vocab=64,
+    hidden=256,
+    inner=768,
+    layers=6,
+    heads=8,
+    kv_heads=4,
+    head_dim=32,
+    positions=64,
+    theta=1e4,
 )
 
 
@@ -103,7 +112,9 @@ def test_a_width_that_is_no_multiple_becomes_one() -> None:
     for spread in ("even", "ranked"):
         shrinking = Shrinking.model_validate({"axes": ("channels",), "spread": spread})
         smaller = make_plan(config, scores, 0.2, shrinking).config(config)
-        assert all(block.intermediate_size % 32 == 0 or block.intermediate_size == 172 for block in smaller.blocks)
+        assert all(
+            block.intermediate_size % 32 == 0 or block.intermediate_size == 172 for block in smaller.blocks
+        )
         assert block_parameters(smaller) <= 0.8 * block_parameters(config)
 
 

@@ -22,7 +22,9 @@ UNUSED = range(5, 21)  # hidden elements, of 48
 WHOLE = BlockPlan(0, (0, 1), tuple(range(100)))
 
 
-@pytest.mark.parametrize("family", DENSE, ids=["llama", "biased", "mistral", "qwen2", "qwen3", "phi3", "gemma3"])
+@pytest.mark.parametrize(
+    "family", DENSE, ids=["llama", "biased", "mistral", "qwen2", "qwen3", "phi3", "gemma3"]
+)
 def test_unused_units_leave_logits_as_they_are(tmp_path: Path, family: dict[str, Any]) -> None:
     config, tensors = loaded(tmp_path, family)
     silence(tensors, len(config.blocks))
@@ -47,7 +49,7 @@ def test_unused_units_leave_logits_as_they_are(tmp_path: Path, family: dict[str,
 
 
 def silence(tensors: dict[str, torch.Tensor], num_blocks: int) -> None:
-    """Let some units do nothing: hidden elements UNUSED, a group of block 0, a third of block 1's channels."""
+    """Let hidden elements UNUSED, a group of block 0 and a third of block 1's channels do nothing."""
     unused = list(UNUSED)
     tensors["embedding"][:, unused] = 0
     for index in range(num_blocks):
@@ -69,7 +71,9 @@ def test_blocks_that_add_nothing_go(tmp_path: Path) -> None:
     assert torch.equal(logits(smaller, left), logits(config, tensors))
 
 
-@pytest.mark.parametrize("family", DENSE, ids=["llama", "biased", "mistral", "qwen2", "qwen3", "phi3", "gemma3"])
+@pytest.mark.parametrize(
+    "family", DENSE, ids=["llama", "biased", "mistral", "qwen2", "qwen3", "phi3", "gemma3"]
+)
 def test_what_is_left_is_written_and_read_again(tmp_path: Path, family: dict[str, Any]) -> None:
     config, tensors = loaded(tmp_path / "source", family)
     blocks = tuple(BlockPlan(index, (1,), tuple(range(0, 64))) for index in range(len(config.blocks)))

@@ -8,7 +8,8 @@ from pruning_samples import random_layer
 from torch import Tensor
 
 from penjing.models.statistics import InputStatistics, damped, gram_errors
-from penjing.prune import keep_largest, sparsegpt as module
+from penjing.prune import keep_largest
+from penjing.prune import sparsegpt as module
 from penjing.prune.patterns import Sparsity, highest, keep_mask
 from penjing.prune.sparsegpt import DAMPING, sparsegpt
 from penjing.prune.wanda import wanda

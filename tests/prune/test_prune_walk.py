@@ -8,7 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from checkpoints import GEMMA3, LLAMA, MISTRAL, PHI3, QWEN2, QWEN3, QWEN3_MOE, random_tensors, write_checkpoint
+from checkpoints import (
+    GEMMA3,
+    LLAMA,
+    MISTRAL,
+    PHI3,
+    QWEN2,
+    QWEN3,
+    QWEN3_MOE,
+    random_tensors,
+    write_checkpoint,
+)
 from pruning_samples import TOKENS
 
 from penjing.artifact.config import expected_tensors
