@@ -50,7 +50,7 @@ def draw(logits: Tensor, num_draws: int, generator: np.random.Generator) -> Draw
     independent draws and never more variance.
     """
     chosen = []
-    for rows in logits.split(ROWS_AT_ONCE):
+    for rows in torch.split(logits, ROWS_AT_ONCE):
         cumulated = rows.double().softmax(-1).cumsum(-1)
         within = torch.from_numpy(generator.random((len(rows), num_draws)))
         quantiles = ((torch.arange(num_draws) + within) / num_draws).clamp(max=LAST_QUANTILE)

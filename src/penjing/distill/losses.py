@@ -98,7 +98,7 @@ def jensen_shannon(
 
 
 def sampled_cross_entropy(student: Array, ids: Array, counts: Array, mask: Array | None = None) -> Array:
-    """- sum_j (n_j / n) log q(id_j) in nats, the mean over positions, of logits [..., vocab] of the student q.
+    """- sum_j (n_j / n) log q(id_j) in nats, the mean over positions, q = softmax(student [..., vocab]).
 
     ids: int64 [..., slots]; counts: of the student's dtype [..., slots], how often each was drawn, 0 in
     slots that are not in use. Where the draws come from a teacher p, this is an unbiased estimate of the

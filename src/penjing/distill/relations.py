@@ -85,4 +85,4 @@ def regrouped(vectors: Tensor, num_heads: int) -> Tensor:
     """[sequences, length, width] to [sequences, num_heads, length, width / num_heads]."""
     if vectors.shape[-1] % num_heads:
         raise SpecError(f"{num_heads} relation heads do not divide {vectors.shape[-1]} elements evenly")
-    return vectors.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+    return vectors.view(*vectors.shape[:2], num_heads, -1).transpose(1, 2)

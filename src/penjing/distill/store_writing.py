@@ -1,6 +1,6 @@
 """Writing a store: beside its place, under the name .NAME.unfinished, and renamed at the end.
 
-A writer that was killed goes on after the last whole block, and the store has the bytes that it would have had.
+A writer that was killed goes on after the last whole block, and ends with the same bytes.
 """
 
 from __future__ import annotations
