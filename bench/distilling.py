@@ -22,10 +22,9 @@ from penjing.data.packing import PackedTokens, pack
 from penjing.distill.lessons import Lesson, Lessons
 from penjing.distill.losses import DistillationLoss
 from penjing.distill.on_policy import OnPolicy
-from penjing.distill.store import Knowledge, KnowledgeStore, text_hash
+from penjing.distill.store import Knowledge, KnowledgeStore
 from penjing.distill.store_writing import write_store
 from penjing.distill.task import Distillation, Teacher, distillation_task, hard_loss
-from penjing.distill.vocabulary import tokenizer_hash
 from penjing.models import Checkpoint
 from penjing.models.embedded import SEEDLING
 from penjing.models.trainable import TrainableModel
@@ -108,17 +107,9 @@ def stored(
     path: Path, checkpoint: Checkpoint, teacher: TrainableModel, text: PackedTokens, seed: int
 ) -> KnowledgeStore:
     """The teacher's store of the text; says what it takes."""
-    knowledge = Knowledge(
-        teacher=checkpoint.hash,
-        tokenizer=tokenizer_hash(checkpoint.path),
-        text=text_hash(text.tokens),
-        vocabulary_size=checkpoint.config.vocab_size,
-        num_blocks=text.num_blocks(LENGTH),
-        length=LENGTH,
-        seed=seed,
-    )
+    knowledge = Knowledge.of(checkpoint, text, LENGTH, seed=seed)
     started = time.thread_time()
-    store = write_store(path, knowledge, lambda number: text.blocks([number], LENGTH)[0, :-1], teacher)
+    store = write_store(path, knowledge, text, teacher)
     seconds = (time.thread_time() - started) / knowledge.num_blocks
     print(f"store: {store.bytes_per_position:.1f} bytes a position, {seconds:.2f} CPU seconds a block")
     return store

@@ -22,7 +22,9 @@ def random_vectors(width: int, seed: int) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("config", [LLAMA, QWEN3], ids=["llama", "qwen3"])
-def test_attention_with_the_models_own_heads_is_its_attention(tmp_path: Path, config: dict[str, object]) -> None:
+def test_attention_with_the_models_own_heads_is_its_attention(
+    tmp_path: Path, config: dict[str, object]
+) -> None:
     model = TrainableModel.of(Checkpoint.open(write_checkpoint(tmp_path / "m", config)), 9)
     hidden = model.hidden_states(TOKENS)[1]
     vectors = attention_vectors(model, 1, hidden)

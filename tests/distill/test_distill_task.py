@@ -15,10 +15,16 @@ from penjing.data.packing import PackedTokens, pack
 from penjing.distill.lessons import Lesson, Lessons
 from penjing.distill.losses import DistillationLoss, reverse_kl, temperature_kl
 from penjing.distill.on_policy import OnPolicy, write_continuations, written_lesson
-from penjing.distill.store import Knowledge, KnowledgeStore, text_hash
+from penjing.distill.store import Knowledge, KnowledgeStore
 from penjing.distill.store_writing import write_store
 from penjing.distill.task import Distillation, Objective, Teacher, distillation_task
-from penjing.errors import DivergedError, EmptyDataError, KnowledgeStoreError, SpecError, VocabularyMismatchError
+from penjing.errors import (
+    DivergedError,
+    EmptyDataError,
+    KnowledgeStoreError,
+    SpecError,
+    VocabularyMismatchError,
+)
 from penjing.models import Checkpoint
 from penjing.models.torch_model import TorchModel, tensor_of
 from penjing.models.trainable import TrainableModel, random_model
@@ -50,17 +56,9 @@ def student_model(tmp_path: Path, config: dict[str, object] = SMALLER) -> Traina
     return TrainableModel.of(Checkpoint.open(write_checkpoint(path, config, seed=7)), LENGTH)
 
 
-def stored(path: Path, teacher: TrainableModel, text: PackedTokens, num_draws: int = 12) -> KnowledgeStore:
-    knowledge = Knowledge(
-        teacher="a",
-        tokenizer="b",
-        text=text_hash(text.tokens),
-        vocabulary_size=50,
-        num_blocks=text.num_blocks(LENGTH),
-        length=LENGTH,
-        num_draws=num_draws,
-    )
-    return write_store(path, knowledge, lambda number: text.blocks([number], LENGTH)[0, :-1], teacher)
+def stored(path: Path, checkpoint: Checkpoint, text: PackedTokens, num_draws: int = 12) -> KnowledgeStore:
+    knowledge = Knowledge.of(checkpoint, text, LENGTH, num_draws=num_draws)
+    return write_store(path, knowledge, text, TrainableModel.of(checkpoint, LENGTH))
 
 
 def test_lessons_are_the_blocks_of_the_text_once_an_epoch(text: PackedTokens) -> None:
@@ -72,7 +70,9 @@ def test_lessons_are_the_blocks_of_the_text_once_an_epoch(text: PackedTokens) ->
     lesson = lessons(2)
     assert torch.equal(lesson.inputs, torch.from_numpy(text.blocks(lesson.numbers, LENGTH)[:, :-1]))
     assert torch.equal(lesson.targets[:, :-1], lesson.inputs[:, 1:])
-    assert not np.array_equal(lessons(0).numbers, lessons(num_batches).numbers), "another epoch, another order"
+    assert not np.array_equal(lessons(0).numbers, lessons(num_batches).numbers), (
+        "another epoch, another order"
+    )
     with pytest.raises(EmptyDataError, match="a batch takes 100"):
         Lessons(text, LENGTH, 100)
 
@@ -95,7 +95,9 @@ def test_every_loss_is_what_it_says(tmp_path: Path, text: PackedTokens, teacher:
     assert torch.allclose(parts["hard"][1], hard)
     assert torch.allclose(parts["soft"][1], temperature_kl(logits, goal))
     total = task.objective(lesson)
-    assert total.item() == pytest.approx(sum(weight * loss.item() for weight, loss in parts.values()), rel=1e-5)
+    assert total.item() == pytest.approx(
+        sum(weight * loss.item() for weight, loss in parts.values()), rel=1e-5
+    )
     total.backward()
     trained = dict(task.model.named_parameters())
     assert "features.projection" in trained
@@ -104,9 +106,7 @@ def test_every_loss_is_what_it_says(tmp_path: Path, text: PackedTokens, teacher:
     mask = torch.rand(3, LENGTH, generator=torch.Generator().manual_seed(0)) > 0.4
     masked = task.objective.losses(Lesson(lesson.numbers, lesson.tokens, mask))
     assert torch.allclose(masked["soft"][1], temperature_kl(logits, goal, mask=mask))
-    assert torch.allclose(
-        masked["hard"][1], functional.cross_entropy(logits[mask], lesson.targets[mask])
-    )
+    assert torch.allclose(masked["hard"][1], functional.cross_entropy(logits[mask], lesson.targets[mask]))
 
 
 def test_a_teacher_read_block_by_block_teaches_the_same(
@@ -124,10 +124,10 @@ def test_a_teacher_read_block_by_block_teaches_the_same(
 
 
 def test_a_store_teaches_what_its_teacher_does(
-    tmp_path: Path, text: PackedTokens, teacher: TrainableModel
+    tmp_path: Path, text: PackedTokens, teacher: TrainableModel, checkpoint: Checkpoint
 ) -> None:
     student, lessons = student_model(tmp_path), Lessons(text, LENGTH, 3)
-    store = stored(tmp_path / "store", teacher, text, num_draws=255)
+    store = stored(tmp_path / "store", checkpoint, text, num_draws=255)
     lesson = lessons(1)
     goal = teacher(lesson.inputs).softmax(-1).detach()
     exact = functional.cross_entropy(student(lesson.inputs).flatten(0, 1), goal.flatten(0, 1))
@@ -148,10 +148,10 @@ def test_a_store_teaches_what_its_teacher_does(
 
 @pytest.mark.parametrize("way", ["teacher", "store", "on policy"])
 def test_a_student_learns_and_a_resumed_run_ends_with_the_same_bytes(
-    tmp_path: Path, text: PackedTokens, teacher: TrainableModel, way: str
+    tmp_path: Path, text: PackedTokens, teacher: TrainableModel, checkpoint: Checkpoint, way: str
 ) -> None:
     lessons = Lessons(text, LENGTH, 4)
-    teaches: Teacher = stored(tmp_path / "store", teacher, text, 200) if way == "store" else teacher
+    teaches: Teacher = stored(tmp_path / "store", checkpoint, text, 200) if way == "store" else teacher
     on_policy = OnPolicy(fraction=0.5, prompt_length=4, written_length=5) if way == "on policy" else None
     config = Distillation(on_policy=on_policy)
     settings = TrainingConfig(24, AdamW(0.01))
@@ -175,11 +175,15 @@ def test_a_student_learns_and_a_resumed_run_ends_with_the_same_bytes(
     )
     resumed = student()
     train(distillation_task(resumed, teaches, lessons, config), settings, tmp_path / "run")
-    assert all(torch.equal(mine, other) for mine, other in zip(whole.parameters(), resumed.parameters(), strict=True))
+    assert all(
+        torch.equal(mine, other) for mine, other in zip(whole.parameters(), resumed.parameters(), strict=True)
+    )
     assert not torch.equal(whole.tensor("head"), stopped.tensor("head"))
 
 
-def test_what_the_student_writes_is_graded(tmp_path: Path, text: PackedTokens, teacher: TrainableModel) -> None:
+def test_what_the_student_writes_is_graded(
+    tmp_path: Path, text: PackedTokens, teacher: TrainableModel
+) -> None:
     student, lessons = student_model(tmp_path), Lessons(text, LENGTH, 3)
     on_policy = OnPolicy(fraction=0.5, prompt_length=4, written_length=6)
     config = Distillation(hard_weight=1, on_policy=on_policy)
@@ -210,9 +214,9 @@ def test_what_the_student_writes_is_graded(tmp_path: Path, text: PackedTokens, t
     assert asked[0][1] != asked[1][1], "every batch has a seed of its own"
     with pytest.raises(SpecError, match="must return its prompts"):
         written_lesson(lessons(1), 1, on_policy, lambda prompts, n, seed: write(prompts, n - 1, seed))
+    too_long = Distillation(on_policy=OnPolicy(prompt_length=10, written_length=10))
     with pytest.raises(SpecError, match=r"are 20 tokens, of 12 \+ 1"):
-        long = OnPolicy(prompt_length=10, written_length=10)
-        distillation_task(student, teacher, lessons, Distillation(on_policy=long))
+        distillation_task(student, teacher, lessons, too_long)
 
 
 def test_continuations_follow_the_students_distribution(tmp_path: Path) -> None:
@@ -229,7 +233,9 @@ def test_continuations_follow_the_students_distribution(tmp_path: Path) -> None:
 def test_what_is_refused(tmp_path: Path, text: PackedTokens, teacher: TrainableModel) -> None:
     lessons = Lessons(text, LENGTH, 3)
     with pytest.raises(VocabularyMismatchError, match="50 tokens and the student 60"):
-        distillation_task(student_model(tmp_path, LLAMA | {"vocab_size": 60}), teacher, lessons, Distillation())
+        distillation_task(
+            student_model(tmp_path, LLAMA | {"vocab_size": 60}), teacher, lessons, Distillation()
+        )
     with pytest.raises(ValidationError, match="nothing would be learned"):
         Distillation(soft_weight=0)
     with pytest.raises(ValidationError, match="graded by soft_weight"):

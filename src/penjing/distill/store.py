@@ -21,8 +21,11 @@ from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 from torch import Tensor
 
+from penjing.data.packing import PackedTokens
 from penjing.distill.draws import MOST_DRAWS, unpack
-from penjing.errors import KnowledgeStoreError
+from penjing.distill.vocabulary import tokenizer_hash
+from penjing.errors import EmptyDataError, KnowledgeStoreError
+from penjing.models.checkpoint import Checkpoint
 from penjing.spec import Spec
 
 VERSION = 1
@@ -46,6 +49,24 @@ class Knowledge(Spec):
     length: int = Field(gt=0)
     num_draws: int = Field(default=12, gt=0, le=MOST_DRAWS)
     seed: int = Field(default=0, ge=0)
+
+    @classmethod
+    def of(
+        cls, teacher: Checkpoint, text: PackedTokens, length: int, *, num_draws: int = 12, seed: int = 0
+    ) -> Knowledge:
+        """A teacher's of a text. Raises EmptyDataError for a text of less than a block."""
+        if not text.num_blocks(length):
+            raise EmptyDataError(f"the text has {len(text.tokens)} tokens, less than a block of {length}")
+        return cls(
+            teacher=teacher.hash,
+            tokenizer=tokenizer_hash(teacher.path),
+            text=text_hash(text.tokens),
+            vocabulary_size=teacher.config.vocab_size,
+            num_blocks=text.num_blocks(length),
+            length=length,
+            num_draws=num_draws,
+            seed=seed,
+        )
 
 
 class StoreFile(Spec):

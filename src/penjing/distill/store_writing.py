@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from penjing.artifact.staging import lock_directory, output_errors, sync
+from penjing.data.packing import PackedTokens
 from penjing.distill.draws import draw, pack
 from penjing.distill.store import (
     BLOCKS_FILE,
@@ -38,14 +39,14 @@ from penjing.errors import NonFiniteActivationError, OutputNotWritableError
 def write_store(
     directory: Path,
     knowledge: Knowledge,
-    block: Callable[[int], NDArray[np.int64]],
+    text: PackedTokens,
     teacher: Callable[[Tensor], Tensor],
     *,
     report: Callable[[int], None] | None = None,
 ) -> KnowledgeStore:
     """Write the store of a teacher's knowledge, or what is missing of it; open it if it is there already.
 
-    block: the inputs of block i, [length]. teacher: token ids int64 [1, length] to logits [1, length,
+    text: what `knowledge` was made of. teacher: token ids int64 [1, length] to logits [1, length,
     vocabulary]. report: called after each block with the number done. Raises KnowledgeStoreError where
     another store stands or was begun, NonFiniteActivationError for NaN or Inf among the logits,
     VocabularyMismatchError for logits of another width, and OutputNotWritableError.
@@ -63,7 +64,8 @@ def write_store(
     try:
         begin(unfinished, knowledge)
         for number in range(keep_whole_blocks(unfinished), knowledge.num_blocks):
-            packed = packed_knowledge(knowledge, number, block(number), teacher)
+            inputs = text.blocks([number], knowledge.length)[0, :-1]
+            packed = packed_knowledge(knowledge, number, inputs, teacher)
             with output_errors(directory):
                 append(unfinished, packed)
             if report is not None:
