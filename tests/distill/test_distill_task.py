@@ -164,7 +164,7 @@ def test_a_student_learns_and_a_resumed_run_ends_with_the_same_bytes(
     whole = student()
     before = temperature_kl(whole(tokens), goal).item()
     train(distillation_task(whole, teaches, lessons, config), settings)
-    assert temperature_kl(whole(tokens), goal).item() < 0.8 * before
+    assert temperature_kl(whole(tokens), goal).item() < 0.9 * before
     stops = iter([False] * 9 + [True])
     stopped = student()
     train(
