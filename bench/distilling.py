@@ -109,7 +109,7 @@ def stored(
     """The teacher's store of the text; says what it takes."""
     knowledge = Knowledge.of(checkpoint, text, LENGTH, seed=seed)
     started = time.thread_time()
-    store = write_store(path, knowledge, text, teacher)
+    store = write_store(path, knowledge, lambda number: text.blocks([number], LENGTH)[0, :-1], teacher)
     seconds = (time.thread_time() - started) / knowledge.num_blocks
     print(f"store: {store.bytes_per_position:.1f} bytes a position, {seconds:.2f} CPU seconds a block")
     return store

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from penjing.artifact.staging import lock_directory
-from penjing.data.packing import PackedIndex, PackedTokens
 from penjing.distill.draws import draw
 from penjing.distill.store import BLOCKS_FILE, STORE_FILE, TABLE_FILE, Knowledge, open_store, text_hash
 from penjing.distill.store_writing import write_store
@@ -23,7 +22,6 @@ from penjing.errors import (
 
 VOCABULARY, LENGTH = 300, 16
 TOKENS = np.random.default_rng(0).integers(0, VOCABULARY, 5 * LENGTH + 1)
-TEXT = PackedTokens(PackedIndex(1, "<i8", len(TOKENS), 1, 0), TOKENS)
 ROWS = torch.randn(VOCABULARY, VOCABULARY, generator=torch.Generator().manual_seed(1)) * 3
 KNOWLEDGE = Knowledge(
     teacher="a" * 64,
@@ -33,6 +31,10 @@ KNOWLEDGE = Knowledge(
     num_blocks=5,
     length=LENGTH,
 )
+
+
+def block(number: int) -> np.ndarray:
+    return TOKENS[number * LENGTH : (number + 1) * LENGTH]
 
 
 def teacher(tokens: torch.Tensor) -> torch.Tensor:
@@ -45,12 +47,12 @@ def contents(path: Path) -> dict[str, bytes]:
 
 def test_what_is_read_is_what_was_drawn(tmp_path: Path) -> None:
     done: list[int] = []
-    store = write_store(tmp_path / "store", KNOWLEDGE, TEXT, teacher, report=done.append)
+    store = write_store(tmp_path / "store", KNOWLEDGE, block, teacher, report=done.append)
     assert done == [1, 2, 3, 4, 5]
     ids, counts = store.draws([3, 0])
     assert ids.shape == counts.shape == (2, LENGTH, 12)
     generator = np.random.Generator(np.random.PCG64([0, 3]))
-    expected = draw(ROWS[torch.from_numpy(TOKENS[3 * LENGTH : 4 * LENGTH])], 12, generator).padded(12)
+    expected = draw(ROWS[torch.from_numpy(block(3))], 12, generator).padded(12)
     assert np.array_equal(ids[0].numpy(), expected[0])
     assert np.array_equal(counts[0].numpy(), expected[1])
     assert (counts.sum(-1) == 12).all()
@@ -59,7 +61,7 @@ def test_what_is_read_is_what_was_drawn(tmp_path: Path) -> None:
 
 
 def test_a_killed_writer_goes_on_and_ends_with_the_same_bytes(tmp_path: Path) -> None:
-    whole = write_store(tmp_path / "whole", KNOWLEDGE, TEXT, teacher)
+    whole = write_store(tmp_path / "whole", KNOWLEDGE, block, teacher)
     calls: list[int] = []
 
     def mortal(tokens: torch.Tensor) -> torch.Tensor:
@@ -69,7 +71,7 @@ def test_a_killed_writer_goes_on_and_ends_with_the_same_bytes(tmp_path: Path) ->
         return teacher(tokens)
 
     with pytest.raises(KeyboardInterrupt):
-        write_store(tmp_path / "store", KNOWLEDGE, TEXT, mortal)
+        write_store(tmp_path / "store", KNOWLEDGE, block, mortal)
     unfinished = tmp_path / ".store.unfinished"
     assert not (tmp_path / "store").exists()
     with pytest.raises(KnowledgeStoreError, match="is unfinished"):
@@ -80,26 +82,26 @@ def test_a_killed_writer_goes_on_and_ends_with_the_same_bytes(tmp_path: Path) ->
         table.write(b"half")
     other = KNOWLEDGE.model_copy(update={"teacher": "c" * 64})
     with pytest.raises(KnowledgeStoreError, match=r"another teacher \(aaaaaaaaaaaa, not cccccccccccc\)"):
-        write_store(tmp_path / "store", other, TEXT, teacher)
-    again = write_store(tmp_path / "store", KNOWLEDGE, TEXT, mortal)
+        write_store(tmp_path / "store", other, block, teacher)
+    again = write_store(tmp_path / "store", KNOWLEDGE, block, mortal)
     assert len(calls) == 6, "three blocks, the killed one, and the two that were missing"
     assert contents(again.path) == contents(whole.path)
-    write_store(tmp_path / "store", KNOWLEDGE, TEXT, mortal)
+    write_store(tmp_path / "store", KNOWLEDGE, block, mortal)
     assert len(calls) == 6, "it is there already"
 
 
 def test_a_block_that_was_torn_is_written_again(tmp_path: Path) -> None:
-    whole = write_store(tmp_path / "store", KNOWLEDGE, TEXT, teacher)
+    whole = write_store(tmp_path / "store", KNOWLEDGE, block, teacher)
     expected = contents(whole.path)
     del whole
     (tmp_path / "store").rename(tmp_path / ".store.unfinished")
     path = tmp_path / ".store.unfinished" / BLOCKS_FILE
     path.write_bytes(path.read_bytes()[:-1])
-    assert contents(write_store(tmp_path / "store", KNOWLEDGE, TEXT, teacher).path) == expected
+    assert contents(write_store(tmp_path / "store", KNOWLEDGE, block, teacher).path) == expected
 
 
 def test_another_teachers_store_is_refused_by_name(tmp_path: Path) -> None:
-    store = write_store(tmp_path / "store", KNOWLEDGE, TEXT, teacher)
+    store = write_store(tmp_path / "store", KNOWLEDGE, block, teacher)
     store.require(teacher="a" * 64, tokenizer="b" * 64, vocabulary_size=VOCABULARY, length=LENGTH)
     with pytest.raises(KnowledgeStoreError, match="another teacher"):
         store.require(teacher="c" * 64)
@@ -110,12 +112,12 @@ def test_another_teachers_store_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(KnowledgeStoreError, match=r"another vocabulary size \(300, not 301\)"):
         store.require(vocabulary_size=301)
     with pytest.raises(KnowledgeStoreError, match="another num draws"):
-        write_store(store.path, KNOWLEDGE.model_copy(update={"num_draws": 13}), TEXT, teacher)
+        write_store(store.path, KNOWLEDGE.model_copy(update={"num_draws": 13}), block, teacher)
 
 
 @pytest.mark.parametrize("place", [0, -1])
 def test_damaged_bytes_are_named(tmp_path: Path, place: int) -> None:
-    store = write_store(tmp_path / "store", KNOWLEDGE, TEXT, teacher)
+    store = write_store(tmp_path / "store", KNOWLEDGE, block, teacher)
     for name, message in ((BLOCKS_FILE, "block . is damaged"), (TABLE_FILE, "is damaged")):
         path = store.path / name
         kept = path.read_bytes()
@@ -137,7 +139,7 @@ def test_damaged_bytes_are_named(tmp_path: Path, place: int) -> None:
 def test_what_is_not_a_store_is_refused(tmp_path: Path) -> None:
     with pytest.raises(KnowledgeStoreError, match=r"not a store of a teacher's knowledge \(no store\.json"):
         open_store(tmp_path / "nowhere")
-    store = write_store(tmp_path / "store", KNOWLEDGE, TEXT, teacher)
+    store = write_store(tmp_path / "store", KNOWLEDGE, block, teacher)
     path = store.path / STORE_FILE
     known = json.loads(path.read_text())
     for change, message in (
@@ -156,16 +158,16 @@ def test_what_is_not_a_store_is_refused(tmp_path: Path) -> None:
 
 def test_teachers_that_cannot_be_stored(tmp_path: Path) -> None:
     with pytest.raises(NonFiniteActivationError, match="NaN or Inf on block 0"):
-        write_store(tmp_path / "store", KNOWLEDGE, TEXT, lambda tokens: ROWS[tokens] / 0)
+        write_store(tmp_path / "store", KNOWLEDGE, block, lambda tokens: ROWS[tokens] / 0)
     with pytest.raises(VocabularyMismatchError, match="299 tokens and the student 300"):
-        write_store(tmp_path / "store", KNOWLEDGE, TEXT, lambda tokens: ROWS[tokens][..., 1:])
+        write_store(tmp_path / "store", KNOWLEDGE, block, lambda tokens: ROWS[tokens][..., 1:])
     lock = lock_directory(tmp_path / ".store.unfinished")
     assert lock is not None
     with pytest.raises(OutputNotWritableError, match="is being written already"):
-        write_store(tmp_path / "store", KNOWLEDGE, TEXT, teacher)
+        write_store(tmp_path / "store", KNOWLEDGE, block, teacher)
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputNotWritableError, match="cannot be written"):
-        write_store(tmp_path / "file" / "store", KNOWLEDGE, TEXT, teacher)
+        write_store(tmp_path / "file" / "store", KNOWLEDGE, block, teacher)
 
 
 def test_a_texts_hash_is_that_of_its_tokens() -> None:

@@ -58,7 +58,8 @@ def student_model(tmp_path: Path, config: dict[str, object] = SMALLER) -> Traina
 
 def stored(path: Path, checkpoint: Checkpoint, text: PackedTokens, num_draws: int = 12) -> KnowledgeStore:
     knowledge = Knowledge.of(checkpoint, text, LENGTH, num_draws=num_draws)
-    return write_store(path, knowledge, text, TrainableModel.of(checkpoint, LENGTH))
+    teacher = TrainableModel.of(checkpoint, LENGTH)
+    return write_store(path, knowledge, lambda number: text.blocks([number], LENGTH)[0, :-1], teacher)
 
 
 def test_lessons_are_the_blocks_of_the_text_once_an_epoch(text: PackedTokens) -> None:

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from penjing.artifact.staging import lock_directory, output_errors, sync
-from penjing.data.packing import PackedTokens
 from penjing.distill.draws import draw, pack
 from penjing.distill.store import (
     BLOCKS_FILE,
@@ -39,14 +38,14 @@ from penjing.errors import NonFiniteActivationError, OutputNotWritableError
 def write_store(
     directory: Path,
     knowledge: Knowledge,
-    text: PackedTokens,
+    block: Callable[[int], NDArray[np.int64]],
     teacher: Callable[[Tensor], Tensor],
     *,
     report: Callable[[int], None] | None = None,
 ) -> KnowledgeStore:
     """Write the store of a teacher's knowledge, or what is missing of it; open it if it is there already.
 
-    text: what `knowledge` was made of. teacher: token ids int64 [1, length] to logits [1, length,
+    block: the inputs of block i, int64 [length]. teacher: token ids int64 [1, length] to logits [1, length,
     vocabulary]. report: called after each block with the number done. Raises KnowledgeStoreError where
     another store stands or was begun, NonFiniteActivationError for NaN or Inf among the logits,
     VocabularyMismatchError for logits of another width, and OutputNotWritableError.
@@ -64,8 +63,7 @@ def write_store(
     try:
         begin(unfinished, knowledge)
         for number in range(keep_whole_blocks(unfinished), knowledge.num_blocks):
-            inputs = text.blocks([number], knowledge.length)[0, :-1]
-            packed = packed_knowledge(knowledge, number, inputs, teacher)
+            packed = packed_knowledge(knowledge, number, block(number), teacher)
             with output_errors(directory):
                 append(unfinished, packed)
             if report is not None:
