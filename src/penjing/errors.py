@@ -23,6 +23,8 @@
     │   ├── DataError                 text to calibrate or evaluate on
     │   │   ├── EmptyDataError            no text in it
     │   │   └── TextEncodingError         not UTF-8
+    │   ├── VocabularyMismatchError   teacher and student do not read the same tokens
+    │   ├── KnowledgeStoreError       a teacher's stored knowledge: another teacher's, unfinished, damaged
     │   ├── PromptTooLongError        more tokens than the context holds
     │   └── SamplingError             a sampling option out of range
     ├── OutputError                   where results go
@@ -137,6 +139,14 @@ class EmptyDataError(DataError):
 
 class TextEncodingError(DataError):
     """The text is not UTF-8."""
+
+
+class VocabularyMismatchError(InputError):
+    """Teacher and student do not read the same tokens."""
+
+
+class KnowledgeStoreError(InputError):
+    """The stored knowledge of a teacher is another teacher's or text's, unfinished, or damaged."""
 
 
 class PromptTooLongError(InputError):
