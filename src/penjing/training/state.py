@@ -72,9 +72,14 @@ def save_state(directory: Path, run: Run, ranks: Ranks = SINGLE) -> None:
         "best_weights": run.best_weights,
         "centre": run.centre,
     }
-    state = gathered(state, ranks)
-    if ranks.rank:
-        return
+    whole = gathered(state, ranks)
+    if ranks.rank == 0:
+        write_state(directory, whole, run.progress)
+    ranks.any(False)  # nobody goes on, perhaps to load it, before it is there
+
+
+def write_state(directory: Path, state: dict[str, Any], progress: Progress) -> None:
+    """The files of a state, each in one go."""
     directory.mkdir(parents=True, exist_ok=True)
     unfinished = directory / (STATE_NAME + ".unfinished")
     with unfinished.open("wb") as out:
@@ -82,8 +87,8 @@ def save_state(directory: Path, run: Run, ranks: Ranks = SINGLE) -> None:
         out.flush()
         os.fsync(out.fileno())
     os.replace(unfinished, directory / STATE_NAME)
-    curves = {"train": run.progress.train_curve, "heldout": run.progress.heldout_curve}
-    shown = {"training": curves["train"], "held out": curves["heldout"]}
+    curves = {"train": progress.train_curve, "heldout": progress.heldout_curve}
+    shown = {"training": progress.train_curve, "held out": progress.heldout_curve}
     write_text(directory / CURVE_NAME, json.dumps(curves) + "\n")
     write_text(directory / PICTURE_NAME, curves_svg("loss over steps", shown))
 
