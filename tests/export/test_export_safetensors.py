@@ -32,10 +32,10 @@ from penjing.engine import Engine
 from penjing.errors import FormatError, OutputExistsError, SpecError, UnsupportedConfigError
 from penjing.export import Exported
 from penjing.export import export_safetensors as export
-from penjing.export.settings import rebuild_config
-from penjing.export.weights_file import WEIGHTS_FILE
 from penjing.formats import decode
 from penjing.models import Checkpoint
+from penjing.models.publishing import rebuild_config
+from penjing.models.weights_file import WEIGHTS_FILE
 from penjing.quantize import quantize_checkpoint
 from penjing.spec import preset
 
@@ -179,7 +179,7 @@ def test_progress_ends(tmp_path: Path) -> None:
     artifact = make(tmp_path, LLAMA)
     steps: list[tuple[str, int, int]] = []
     export_safetensors(artifact.path, tmp_path / "out", progress=lambda *step: steps.append(step))
-    assert steps[-1] == ("export", len(steps), len(steps))
+    assert steps[-1] == ("write", len(steps), len(steps))
 
 
 def test_what_exists_is_not_overwritten(tmp_path: Path) -> None:
@@ -198,18 +198,18 @@ def test_force_replaces_exports_only(tmp_path: Path) -> None:
     artifact = make(tmp_path, LLAMA)
     before = {file.name: file.read_bytes() for file in (tmp_path / "model").iterdir()}
     for target in ("model", "artifact"):
-        with pytest.raises(OutputExistsError, match="is not a checkpoint that Penjing exported"):
+        with pytest.raises(OutputExistsError, match="is not a checkpoint that Penjing wrote"):
             export_safetensors(artifact.path, tmp_path / target, force=True)
     assert {file.name: file.read_bytes() for file in (tmp_path / "model").iterdir()} == before
     (tmp_path / "empty").mkdir()
     out = export_safetensors(artifact.path, tmp_path / "empty", force=True)
     (out / "notes.txt").write_text("weeks of work")
-    with pytest.raises(OutputExistsError, match=r"holds 'notes\.txt', which is no part of the export"):
+    with pytest.raises(OutputExistsError, match=r"holds 'notes\.txt', which is no part of the checkpoint"):
         export_safetensors(artifact.path, out, force=True)
     assert (out / "notes.txt").read_text() == "weeks of work"
     (out / "notes.txt").unlink()
     (out / "model.safetensors").write_bytes(b"")
-    with pytest.raises(OutputExistsError, match="is not a checkpoint that Penjing exported"):
+    with pytest.raises(OutputExistsError, match="is not a checkpoint that Penjing wrote"):
         export_safetensors(artifact.path, out, force=True)
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from penjing.formats.codes import Codes, dequantize
-from penjing.quantize.statistics import InputStatistics, gram_errors
+from penjing.models.statistics import InputStatistics, gram_errors
 
 ROWS, COLUMNS, TOKENS = 24, 160, 600  # two and a half groups of 64
 

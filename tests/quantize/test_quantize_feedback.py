@@ -16,6 +16,7 @@ from layer_samples import (
 
 from penjing.errors import DataError, FormatError
 from penjing.formats.codes import dequantize
+from penjing.models.statistics import InputStatistics, excess_error, gram_errors
 from penjing.quantize.descent import DescentConfig, descend
 from penjing.quantize.gptq import GptqConfig, gptq
 from penjing.quantize.layered import add_residual
@@ -25,7 +26,6 @@ from penjing.quantize.qronos import QronosConfig, corrected_target, qronos
 from penjing.quantize.refit import RefitConfig, refit
 from penjing.quantize.rtn import RtnConfig, rtn
 from penjing.quantize.search import SearchConfig, search
-from penjing.quantize.statistics import InputStatistics, excess_error, gram_errors
 from penjing.spec import WeightFormat
 
 FORMATS = [

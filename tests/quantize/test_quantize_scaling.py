@@ -7,6 +7,7 @@ import torch
 from layer_samples import output_error, random_inputs, random_weight, statistics_of, values_of
 
 from penjing.errors import DataError, SpecError
+from penjing.models.statistics import gram_errors
 from penjing.quantize.awq import AwqConfig, channel_scales, rescale_statistics, scale_inputs, scale_outputs
 from penjing.quantize.hadamard import (
     hadamard_rotation,
@@ -17,7 +18,6 @@ from penjing.quantize.hadamard import (
 )
 from penjing.quantize.search import SearchConfig, search
 from penjing.quantize.smoothquant import SmoothquantConfig, smoothing_scales
-from penjing.quantize.statistics import gram_errors
 from penjing.spec import WeightFormat
 
 FORMAT = WeightFormat(name="int3", group_size=128)

@@ -8,10 +8,10 @@ from layer_samples import output_error, random_inputs, random_weight, same_bytes
 
 from penjing.errors import DataError, FormatError, NonFiniteWeightError, SpecError
 from penjing.formats.codes import grid_of
+from penjing.models.statistics import InputStatistics
 from penjing.quantize.ranges import PercentileConfig, mse, percentile
 from penjing.quantize.rtn import RtnConfig, rtn
 from penjing.quantize.search import SearchConfig, search
-from penjing.quantize.statistics import InputStatistics
 from penjing.spec import WeightFormat, WeightFormatName
 
 FORMATS = [

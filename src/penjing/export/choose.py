@@ -11,8 +11,7 @@ from penjing.export.compressed_tensors import export_compressed_tensors
 from penjing.export.conversion import Exported
 from penjing.export.gguf.write import export_gguf
 from penjing.export.safetensors import export_safetensors
-from penjing.export.weights_file import ExportDtype
-from penjing.spec import Tier
+from penjing.spec import FloatFormat, Tier
 
 Target = Literal["safetensors", "gguf", "compressed-tensors"]
 
@@ -22,7 +21,7 @@ def export(
     out: str | Path,
     *,
     to: Target = "safetensors",
-    dtype: ExportDtype | None = None,
+    dtype: FloatFormat | None = None,
     tier: Tier | None = None,
     tokenizer: bool = True,
     force: bool = False,

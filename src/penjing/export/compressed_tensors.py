@@ -21,12 +21,13 @@ from penjing.artifact import Artifact
 from penjing.errors import SpecError
 from penjing.export.conversion import Exported, Ledger
 from penjing.export.safetensors import dequantized, embedding_notes
-from penjing.export.settings import rebuild_config
+from penjing.export.source import chosen_tier, text_files
 from penjing.export.steps import Steps, steps_of, tensor_text
-from penjing.export.weights_file import DTYPES, WeightsTensor, chosen_tier, rounded, write_directory
 from penjing.formats import decode, unpack
 from penjing.formats.packing import format_of
 from penjing.models.layout import Published, published_tensors
+from penjing.models.publishing import rebuild_config
+from penjing.models.weights_file import DTYPES, WeightsTensor, rounded, write_directory
 from penjing.spec import Tier
 
 PackedDtype = Literal["bf16", "fp16"]
@@ -113,7 +114,9 @@ def export_compressed_tensors(
     if not schemes:
         raise SpecError(f"{artifact.path}: no matrix of it can be packed; export to safetensors or gguf")
     config["quantization_config"] = quantization_config(schemes, floats)
-    write_directory(artifact, out, config, tensors, force=force, progress=progress)
+    write_directory(
+        out, config, tensors, text_files(artifact), source=artifact.hash, force=force, progress=progress
+    )
     return Exported(out, ledger.conversions(), tuple(embedding_notes(artifact, dtype)))
 
 
@@ -193,7 +196,7 @@ class PackedMatrix:
 
     def rounded_scales(self, part: str, steps: Steps) -> NDArray[Any]:
         """A part's scales as they are written."""
-        return rounded(steps.scales, self.dtype, f"{self.artifact.path}: {part}", None)
+        return rounded(steps.scales, self.dtype, f"{self.artifact.path}: {part}")
 
     def codes(self, ledger: Ledger) -> Iterator[NDArray[np.int32]]:
         """Packed codes of each part; what is lost is entered in the ledger."""

@@ -15,27 +15,26 @@ from numpy.typing import NDArray
 
 from penjing.artifact import Artifact
 from penjing.export.conversion import Exported, Ledger
-from penjing.export.settings import rebuild_config
+from penjing.export.source import chosen_tier, text_files
 from penjing.export.steps import tensor_text
-from penjing.export.weights_file import (
-    DTYPES,
-    ExportDtype,
-    WeightsTensor,
-    chosen_tier,
-    rounded,
-    write_directory,
-)
 from penjing.formats import decode
 from penjing.models.families import family_named
 from penjing.models.layout import Published, published_tensors
-from penjing.spec import Tier
+from penjing.models.publishing import rebuild_config
+from penjing.models.weights_file import (
+    DTYPES,
+    WeightsTensor,
+    rounded,
+    write_directory,
+)
+from penjing.spec import FloatFormat, Tier
 
 
 def export_safetensors(
     source: str | Path,
     out: str | Path,
     *,
-    dtype: ExportDtype = "bf16",
+    dtype: FloatFormat = "bf16",
     tier: Tier | None = None,
     force: bool = False,
     progress: Callable[[str, int, int], None] | None = None,
@@ -51,12 +50,14 @@ def export_safetensors(
     tensors = [
         dequantized(artifact, tensor, dtype, chosen, ledger) for tensor in published_tensors(artifact.config)
     ]
-    write_directory(artifact, out, config, tensors, force=force, progress=progress)
+    write_directory(
+        out, config, tensors, text_files(artifact), source=artifact.hash, force=force, progress=progress
+    )
     return Exported(out, ledger.conversions(), tuple(embedding_notes(artifact, dtype)))
 
 
 def dequantized(
-    artifact: Artifact, tensor: Published, dtype: ExportDtype, tier: Tier, ledger: Ledger
+    artifact: Artifact, tensor: Published, dtype: FloatFormat, tier: Tier, ledger: Ledger
 ) -> WeightsTensor:
     """A published tensor in a float dtype."""
 
@@ -64,7 +65,7 @@ def dequantized(
         for part in tensor.parts:
             name = f"{artifact.path}: {part}"
             if len(tensor.shape) == 1:
-                yield rounded(artifact.vector(part, tier), dtype, name, None)
+                yield rounded(artifact.vector(part, tier), dtype, name)
                 continue
             encoded = artifact.matrix(part)
             loss = ledger.open(tensor_text(encoded, tier), dtype)
@@ -73,7 +74,7 @@ def dequantized(
     return WeightsTensor(tensor.name, DTYPES[dtype][0], tensor.shape, runs)
 
 
-def embedding_notes(artifact: Artifact, dtype: ExportDtype) -> Iterator[str]:
+def embedding_notes(artifact: Artifact, dtype: FloatFormat) -> Iterator[str]:
     """Families that scale their embedding round the scale to the dtype they are loaded in."""
     config = artifact.config
     if not family_named(config.family).scales_embedding:

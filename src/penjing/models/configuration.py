@@ -6,12 +6,15 @@ import math
 from dataclasses import replace
 
 from penjing.artifact.config import BlockConfig, ModelConfig, RopeConfig
+from penjing.errors import CorruptCheckpointError
 from penjing.models.families import Family, find_family
 from penjing.models.layers import MAX_POSITIONS
 from penjing.models.rotary import head_dim
 from penjing.models.settings import Settings
 
 MAX_LAYERS = 2**12  # far beyond any model published
+WIDTHS_KEY = "penjing_block_widths"  # of a checkpoint whose blocks differ: a list of WIDTHS for each
+WIDTHS = ("num_heads", "num_kv_heads", "intermediate_size")
 PUBLISHED_ACTIVATIONS = {"silu": "silu", "gelu_tanh": "gelu_pytorch_tanh"}
 
 
@@ -76,7 +79,7 @@ def read_blocks(settings: Settings, family: Family) -> tuple[BlockConfig, ...]:
     """Every layer."""
     heads = settings.integer("num_attention_heads")
     layers = settings.integer("num_hidden_layers", most=MAX_LAYERS)
-    return tuple(
+    blocks = tuple(
         BlockConfig(
             num_heads=heads,
             num_kv_heads=kv_heads(settings, heads),
@@ -91,6 +94,24 @@ def read_blocks(settings: Settings, family: Family) -> tuple[BlockConfig, ...]:
             family.sliding_windows(settings, layers), family.feed_forwards(settings, layers), strict=True
         )
     )
+    return blocks if settings.data.get(WIDTHS_KEY) is None else with_own_widths(blocks, settings)
+
+
+def with_own_widths(blocks: tuple[BlockConfig, ...], settings: Settings) -> tuple[BlockConfig, ...]:
+    """Blocks of the widths that a key of Penjing's own gives each. Raises CorruptCheckpointError."""
+    table = settings.data[WIDTHS_KEY]
+    if not isinstance(table, list) or len(table) != len(blocks):
+        raise CorruptCheckpointError(f"{settings.path}: {WIDTHS_KEY} is not a list of {len(blocks)} blocks")
+    found = []
+    for block, row in zip(blocks, table, strict=True):
+        widths = row if isinstance(row, list) else []
+        positive = all(isinstance(width, int) and 0 < width < 2**31 for width in widths)
+        if len(widths) != len(WIDTHS) or not positive or widths[0] % widths[1]:
+            raise CorruptCheckpointError(
+                f"{settings.path}: {WIDTHS_KEY} has {row!r}, not heads, key and value heads, and inner width"
+            )
+        found.append(block.model_copy(update=dict(zip(WIDTHS, widths, strict=True))))
+    return tuple(found)
 
 
 def max_positions(settings: Settings, rope: RopeConfig) -> int:

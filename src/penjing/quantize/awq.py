@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from penjing.models.statistics import InputStatistics, check_statistics, gram_errors
 from penjing.quantize.search import SearchConfig, search_placement
-from penjing.quantize.statistics import InputStatistics, check_statistics, gram_errors
 from penjing.spec import WeightFormat
 
 

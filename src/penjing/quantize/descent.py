@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from penjing.models.statistics import InputStatistics, check_statistics
 from penjing.quantize.matrix import Placement
-from penjing.quantize.statistics import InputStatistics, check_statistics
 
 BLOCK_COLUMNS = 64
 

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from penjing.formats.codes import Codes
-from penjing.quantize.factor import feedback_factor
+from penjing.models.factor import feedback_factor
+from penjing.models.statistics import InputStatistics, check_statistics
 from penjing.quantize.matrix import Placement
 from penjing.quantize.search import SearchConfig, search_placement
-from penjing.quantize.statistics import InputStatistics, check_statistics
 from penjing.spec import WeightFormat
 
 BLOCK_COLUMNS = 64  # whose errors are fed back at once to all later columns

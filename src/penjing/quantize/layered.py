@@ -15,9 +15,9 @@ from penjing.errors import FormatError
 from penjing.formats.codes import Codes
 from penjing.formats.grids import uniform_grid
 from penjing.formats.grouped import RESIDUAL_STEPS
+from penjing.models.statistics import InputStatistics
 from penjing.quantize.gptq import GptqConfig, feed_back
 from penjing.quantize.matrix import Placement, placement_of
-from penjing.quantize.statistics import InputStatistics
 from penjing.spec import WeightFormat
 
 

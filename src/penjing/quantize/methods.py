@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from penjing.formats.codes import Codes
+from penjing.models.statistics import InputStatistics
 from penjing.quantize.awq import AwqConfig, channel_scales, rescale_statistics
 from penjing.quantize.gptq import GptqConfig, gptq
 from penjing.quantize.pipeline import AutoConfig, auto
 from penjing.quantize.qronos import QronosConfig, qronos
 from penjing.quantize.search import SearchConfig, search
 from penjing.quantize.smoothquant import SmoothquantConfig, smoothing_scales
-from penjing.quantize.statistics import InputStatistics
 from penjing.spec import MethodName, QuantizeStep, WeightFormat
 
 

@@ -22,13 +22,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from penjing.formats.codes import Codes
+from penjing.models.statistics import InputStatistics, excess_error
 from penjing.quantize.descent import DescentConfig, descend
 from penjing.quantize.gptq import GptqConfig, feed_back
 from penjing.quantize.matrix import Placement
 from penjing.quantize.qronos import corrected_target
 from penjing.quantize.refit import RefitConfig, refit
 from penjing.quantize.search import SearchConfig, search_placement
-from penjing.quantize.statistics import InputStatistics, excess_error
 from penjing.spec import WeightFormat
 
 

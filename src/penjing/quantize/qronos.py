@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from penjing.formats.codes import Codes
-from penjing.quantize.factor import feedback_factor
+from penjing.models.factor import feedback_factor
+from penjing.models.statistics import InputStatistics, check_statistics
 from penjing.quantize.gptq import GptqConfig, feed_back
 from penjing.quantize.search import search_placement
-from penjing.quantize.statistics import InputStatistics, check_statistics
 from penjing.spec import WeightFormat
 
 

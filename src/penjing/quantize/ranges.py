@@ -17,9 +17,9 @@ from penjing.formats.codes import TABLE_BITS, Codes, grid_of
 from penjing.formats.grids import Grid
 from penjing.formats.grouped import LARGEST_HALF, SMALLEST_HALF
 from penjing.formats.namespace import round_to_half
+from penjing.models.statistics import InputStatistics
 from penjing.quantize.matrix import Placement, to_groups
 from penjing.quantize.search import SearchConfig, check_range, check_weight, search
-from penjing.quantize.statistics import InputStatistics
 from penjing.quantize.table import fit_table
 from penjing.spec import WeightFormat
 

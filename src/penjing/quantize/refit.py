@@ -13,8 +13,8 @@ from torch import Tensor
 
 from penjing.formats.grouped import LARGEST_HALF, SMALLEST_HALF
 from penjing.formats.namespace import round_to_half
+from penjing.models.statistics import InputStatistics, gram_errors
 from penjing.quantize.matrix import Placement, spread, to_groups
-from penjing.quantize.statistics import InputStatistics, gram_errors
 
 CHUNK_ROWS = 256  # solved at a time: bounds memory by rows x groups x K
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from penjing.formats.codes import Codes
+from penjing.models.statistics import InputStatistics
 from penjing.quantize.ranges import PercentileConfig, percentile
-from penjing.quantize.statistics import InputStatistics
 from penjing.spec import WeightFormat
 
 

@@ -24,8 +24,8 @@ from penjing.formats.codes import TABLE_BITS, Codes, grid_of
 from penjing.formats.grids import Grid
 from penjing.formats.grouped import LARGEST_HALF, SMALLEST_HALF
 from penjing.formats.namespace import round_to_half
+from penjing.models.statistics import InputStatistics, check_statistics
 from penjing.quantize.matrix import Placement, to_groups
-from penjing.quantize.statistics import InputStatistics, check_statistics
 from penjing.quantize.table import fit_table
 from penjing.spec import WeightFormat
 

@@ -10,7 +10,7 @@ from penjing.artifact import ModelConfig
 from penjing.errors import UnsupportedConfigError
 from penjing.export.gguf.file import Value
 from penjing.export.gguf.rope import rope_keys
-from penjing.export.settings import shape_but_window
+from penjing.models.publishing import shape_but_window
 
 ARCHITECTURES = {
     "llama": "llama",

@@ -14,7 +14,7 @@ from penjing.export.gguf.file import OWN_KEY, FileTensor, Value, is_own_file, wr
 from penjing.export.gguf.settings import architecture_of, model_keys, notes
 from penjing.export.gguf.tensors import file_tensors
 from penjing.export.gguf.tokenizer import tokenizer_keys
-from penjing.export.weights_file import chosen_tier
+from penjing.export.source import chosen_tier
 from penjing.spec import Tier
 from penjing.text.tokenizer import TOKENIZER_FILE
 

@@ -9,7 +9,7 @@ from typing import Any
 from penjing.artifact import ModelConfig, RopeConfig
 from penjing.artifact.config import BlockConfig
 from penjing.errors import UnsupportedConfigError
-from penjing.models.configuration import PUBLISHED_ACTIVATIONS
+from penjing.models.configuration import PUBLISHED_ACTIVATIONS, WIDTHS, WIDTHS_KEY
 from penjing.models.families import family_named
 
 ARCHITECTURES = {
@@ -32,15 +32,26 @@ ROPE_KEYS = {
 }
 
 
-def rebuild_config(config: ModelConfig, dtype: str, where: Path) -> dict[str, Any]:
+def rebuild_config(
+    config: ModelConfig, dtype: str, where: Path, *, own_widths: bool = False
+) -> dict[str, Any]:
     """The keys of config.json; `dtype` as torch names it.
 
-    Raises UnsupportedConfigError if blocks differ in width, which config.json cannot say.
+    own_widths: whether dense blocks may differ in width, which a key of Penjing's own then says, and no
+    architecture is named: nobody else can read it. Raises UnsupportedConfigError for blocks that differ
+    otherwise.
     """
     first = config.blocks[0]
     unequal = len({shape_but_window(block) for block in config.blocks}) > len(
         {block.feed_forward for block in config.blocks}
     )
+    if unequal and own_widths and all(block.feed_forward == "dense" for block in config.blocks):
+        equal = tuple(
+            block.model_copy(update=dict(zip(WIDTHS, widths_of(config.blocks[0]), strict=True)))
+            for block in config.blocks
+        )
+        keys = rebuild_config(config.model_copy(update={"blocks": equal}), dtype, where)
+        return keys | {"architectures": [], WIDTHS_KEY: [list(widths_of(block)) for block in config.blocks]}
     if unequal or config.family not in ARCHITECTURES:
         what = "its blocks differ in width" if unequal else f"no family {config.family!r}"
         raise UnsupportedConfigError(f"{where}: a Hugging Face config.json cannot describe it ({what})")
@@ -67,6 +78,11 @@ def rebuild_config(config: ModelConfig, dtype: str, where: Path) -> dict[str, An
         **FAMILY_KEYS.get(config.family, rope_keys)(config),
         **window_keys(config),
     }
+
+
+def widths_of(block: BlockConfig) -> tuple[int, ...]:
+    """What WIDTHS names."""
+    return tuple(getattr(block, name) for name in WIDTHS)
 
 
 def shape_but_window(block: BlockConfig) -> tuple[object, ...]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from penjing.errors import DataError
-from penjing.quantize.statistics import InputStatistics, damped
+from penjing.models.statistics import InputStatistics, damped
 
 MOST_DAMPING = 1e3
 LEAF_ROWS = 256  # inverted by substitution; larger triangles by products of their halves
