@@ -15,6 +15,7 @@ from penjing.errors import SpecError
 from penjing.models import Checkpoint
 from penjing.models.torch_model import TorchModel, tensor_of
 from penjing.transfer.growth import Sharing, grow
+from penjing.transfer.structure import resized
 
 FAMILIES = ("LLAMA", "MISTRAL", "QWEN2", "QWEN3", "GEMMA3", "PHI3", "QWEN3_MOE")
 BIASED = checkpoints.LLAMA | {"attention_bias": True, "mlp_bias": True}
@@ -40,9 +41,7 @@ def difference(found: Tensor, expected: Tensor) -> float:
 def larger(config: ModelConfig, *, times: int = 1, **widths: int) -> ModelConfig:
     """The configuration with other widths in every block, and a residual stream `times` as wide."""
     blocks = tuple(block.model_copy(update=widths) for block in config.blocks)
-    scale = config.embedding_scale * (times**0.5 if config.embedding_scale != 1 else 1)
-    update = {"hidden_size": config.hidden_size * times, "embedding_scale": scale, "blocks": blocks}
-    return config.model_copy(update=update)
+    return resized(config, config.hidden_size * times, blocks)
 
 
 def deeper(config: ModelConfig) -> ModelConfig:

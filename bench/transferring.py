@@ -1,0 +1,117 @@
+"""What a model of half of Seedling's widths gains by beginning as its subclone and not at random.
+
+Trains both with AdamW at each of several rates on the same batches (8 sequences of 256 tokens: the standard
+library, and text that Seedling writes itself), and prints the loss on held-out text as they go; then, for the
+best rate of each, how many tokens the subclone takes to be as good as the random start is at the end.
+
+    python bench/transferring.py --steps 400 --rates 0.001 0.004
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from fractions import Fraction
+
+import torch
+from quantizers.texts import calibration_windows, evaluation_windows
+from torch import Tensor
+from torch.nn import functional
+
+from penjing.artifact.config import ModelConfig
+from penjing.models import Checkpoint
+from penjing.models.trainable import TrainableModel, random_model
+from penjing.optimize.self_written import self_written
+from penjing.training.loop import Task, TrainingConfig, train
+from penjing.training.optimizers import AdamW
+from penjing.training.schedules import Schedule
+from penjing.transfer.importance import measure_importance
+from penjing.transfer.structure import scaled
+from penjing.transfer.subclone import subclone
+
+BATCH, LENGTH = 8, 256
+NUM_WRITTEN, NUM_RANKING, NUM_HELD_OUT = 2000, 16, 24
+EVALUATE_EVERY = 20
+Curve = list[tuple[int, float]]  # steps done, held-out NLL
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--rates", type=float, nargs="+", default=[0.001, 0.004])
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    source = Checkpoint.open("seedling")
+    learned = torch.from_numpy(calibration_windows().tokens)
+    written = torch.from_numpy(self_written(source, NUM_WRITTEN, LENGTH, seed=1, threads=1))
+    held_out = torch.from_numpy(evaluation_windows().tokens)[:NUM_HELD_OUT]
+    target = scaled(source.config, Fraction(1, 2), len(source.config.blocks))
+    begin = starts(source, target, learned[:NUM_RANKING])
+    best: dict[str, Curve] = {}
+    for name, make in begin.items():
+        for rate in arguments.rates:
+            print(f"{name}, rate {rate}", flush=True)
+            curve = trained(make(), rate, arguments.steps, torch.cat([learned, written]), held_out)
+            if name not in best or curve[-1][1] < best[name][-1][1]:
+                best[name] = curve
+    print(verdict(best["random"], best["subclone"]))
+
+
+def starts(
+    source: Checkpoint, target: ModelConfig, ranking: Tensor
+) -> dict[str, Callable[[], TrainableModel]]:
+    """The two beginnings."""
+    model = TrainableModel.of(source, LENGTH)
+    tensors = subclone(source.config, model.tensors(), target, measure_importance(model.model, ranking))
+    return {
+        "subclone": lambda: TrainableModel(target, tensors, LENGTH),
+        "random": lambda: random_model(target, LENGTH),
+    }
+
+
+def trained(model: TrainableModel, rate: float, steps: int, text: Tensor, held_out: Tensor) -> Curve:
+    """The held-out loss before training and as it goes on."""
+
+    def batch(index: int) -> Tensor:
+        epoch, place = divmod(index, len(text) // BATCH)
+        order = torch.randperm(len(text), generator=torch.Generator().manual_seed(epoch))
+        return text[order[place * BATCH : (place + 1) * BATCH]]
+
+    def loss(tokens: Tensor) -> Tensor:
+        return functional.cross_entropy(model(tokens)[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
+
+    def evaluate() -> float:
+        return loss(held_out).item()
+
+    config = TrainingConfig(
+        num_steps=steps,
+        optimizer=AdamW(learning_rate=rate, weight_decay=0.1),
+        schedule=Schedule("constant", warmup_steps=20),
+        evaluate_every=EVALUATE_EVERY,
+        log_every=EVALUATE_EVERY,
+    )
+    with torch.no_grad():
+        before = evaluate()
+    print(f"  {0:9,} tokens: {before:.4f}", flush=True)
+    progress = train(
+        Task(model, batch, loss, evaluate),
+        config,
+        report=lambda line: print(
+            f"  {line.step * BATCH * LENGTH:9,} tokens: {line.heldout_loss:.4f}", flush=True
+        ),
+    )
+    return [(0, before), *progress.heldout_curve]
+
+
+def verdict(random: Curve, subcloned: Curve) -> str:
+    """How far each came, and when the subclone was where the random start ended."""
+    steps, goal = random[-1]
+    reached = next((step for step, loss in subcloned if loss <= goal), None)
+    ends = f"after {steps * BATCH * LENGTH:,} tokens: random {goal:.4f}, subclone {subcloned[-1][1]:.4f}"
+    if reached is None:
+        return f"{ends}; the subclone does not get there"
+    return f"{ends}; the subclone was there after {reached * BATCH * LENGTH:,} ({reached / steps:.0%})"
+
+
+if __name__ == "__main__":
+    main()
