@@ -90,9 +90,10 @@ def test_other_files_are_refused(base: Checkpoint, tmp_path: Path) -> None:
     path.write_bytes(b"nothing of the kind")
     with pytest.raises(CorruptCheckpointError, match="not Penjing's adapters"):
         load_adapters(path, base, 8)
-    save_file({"a": torch.zeros(1)}, path)
-    with pytest.raises(CorruptCheckpointError, match="not Penjing's adapters"):
-        load_adapters(path, base, 8)
+    for metadata in (None, {"penjing_adapters": "[]"}, {"penjing_adapters": "{"}):
+        save_file({"a": torch.zeros(1)}, path, metadata)
+        with pytest.raises(CorruptCheckpointError, match="not Penjing's adapters"):
+            load_adapters(path, base, 8)
 
 
 def test_a_missing_tensor_is_refused(base: Checkpoint, tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -53,8 +52,8 @@ class AdaptedModel(TrainableModel):
         config: ModelConfig,
         tensors: Mapping[str, Tensor],
         length: int,
-        adapters: AdapterConfig,
         dropout: float = 0.0,
+        adapters: AdapterConfig = AdapterConfig(),  # noqa: B008
     ) -> None:
         super().__init__(config, tensors, length, dropout)
         self.requires_grad_(False)
@@ -111,7 +110,7 @@ def adapt(checkpoint: Checkpoint, length: int, adapters: AdapterConfig, dropout:
     """A checkpoint with new adapters."""
     names = expected_tensors(checkpoint.config)
     tensors = {name: tensor_of(checkpoint.read(name)) for name in names}
-    return AdaptedModel(checkpoint.config, tensors, length, adapters, dropout)
+    return AdaptedModel(checkpoint.config, tensors, length, dropout, adapters)
 
 
 def save_adapters(path: Path, model: AdaptedModel, base: Checkpoint, *, force: bool = False) -> None:
@@ -136,32 +135,30 @@ def load_adapters(path: Path, base: Checkpoint, length: int, dropout: float = 0.
 
     Raises CheckpointNotFoundError, CorruptCheckpointError, SpecError for adapters of another base.
     """
-    settings, tensors = read_adapters(path)
-    trained_on = settings.pop("base")
+    trained_on, adapters, tensors = read_adapters(path)
     if trained_on != base.hash:
         raise SpecError(
             f"{path}: made for the model {trained_on[:12]}, and {base.path} is {base.hash[:12]}; "
             "choose the base that they were trained on"
         )
-    adapters = AdapterConfig(**{**settings, "matrices": tuple(settings["matrices"])})
     model = adapt(base, length, adapters, dropout)
     own = model.adapter_tensors()
     for name in sorted(set(own) | set(tensors)):
         if name not in own or name not in tensors or own[name].shape != tensors[name].shape:
-            raise CorruptCheckpointError(
-                f"{path}: {name} is not as its settings say; save the adapters again"
-            )
+            raise CorruptCheckpointError(f"{path}: {name} does not fit its settings; save it again")
         own[name].copy_(tensors[name])
     return model
 
 
-def read_adapters(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The settings and the tensors in a file."""
+def read_adapters(path: Path) -> tuple[str, AdapterConfig, dict[str, Tensor]]:
+    """The hash of the base, the settings and the tensors in a file."""
     if not path.is_file():
         raise CheckpointNotFoundError(f"{path}: no such file")
     try:
         with safe_open(path, "pt") as file:
             settings = json.loads((file.metadata() or {})[METADATA_KEY])
-            return settings, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, KeyError, ValueError) as error:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        base, matrices = str(settings.pop("base")), tuple(settings.pop("matrices"))
+        return base, AdapterConfig(matrices, **settings), tensors
+    except (SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise CorruptCheckpointError(f"{path}: not Penjing's adapters ({error}); choose others") from error

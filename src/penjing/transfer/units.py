@@ -157,4 +157,4 @@ def inner_axes(block: BlockConfig) -> tuple[str, ...]:
 
 def scaled_norm(config: ModelConfig, weight: Tensor, factor: Tensor) -> Tensor:
     """A norm's weight, as stored, such that what it multiplies by is `factor` times as large."""
-    return (weight + config.norm_offset) * factor - config.norm_offset
+    return weight * factor + config.norm_offset * (factor - 1.0)
