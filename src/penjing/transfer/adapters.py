@@ -53,7 +53,7 @@ class AdaptedModel(TrainableModel):
         tensors: Mapping[str, Tensor],
         length: int,
         dropout: float = 0.0,
-        adapters: AdapterConfig = AdapterConfig(),  # noqa: B008
+        adapters: AdapterConfig = AdapterConfig(),
     ) -> None:
         super().__init__(config, tensors, length, dropout)
         self.requires_grad_(False)
