@@ -1,8 +1,8 @@
 """What a model of half of Seedling's widths gains by beginning as its subclone and not at random.
 
 Trains both with AdamW at each of several rates on the same batches (8 sequences of 256 tokens: the standard
-library, and text that Seedling writes itself), and prints the loss on held-out text as they go; and, for the
-best rate of each so far, how many tokens the subclone takes to be as good as the random start is at the end.
+library, and text that Seedling writes itself), and prints the loss on held-out text as they go: the random
+start for a number of steps, the subclone until it is as good as the best of these is at the end.
 
     python bench/transferring.py --steps 160 --rates 0.003 0.001
 """
@@ -22,7 +22,7 @@ from penjing.artifact.config import ModelConfig
 from penjing.models import Checkpoint
 from penjing.models.trainable import TrainableModel, random_model
 from penjing.optimize.self_written import self_written
-from penjing.training.loop import Task, TrainingConfig, train
+from penjing.training.loop import StepReport, Task, TrainingConfig, train
 from penjing.training.optimizers import AdamW
 from penjing.training.schedules import Schedule
 from penjing.transfer.importance import measure_importance
@@ -31,7 +31,7 @@ from penjing.transfer.subclone import subclone
 
 BATCH, LENGTH = 8, 256
 NUM_WRITTEN, NUM_RANKING, NUM_HELD_OUT = 2000, 16, 24
-EVALUATE_EVERY = 20
+EVALUATE_EVERY = 10
 Curve = list[tuple[int, float]]  # steps done, held-out NLL
 
 
@@ -47,14 +47,15 @@ def main() -> None:
     held_out = torch.from_numpy(evaluation_windows().tokens)[:NUM_HELD_OUT]
     target = scaled(source.config, Fraction(1, 2), len(source.config.blocks))
     begin = starts(source, target, learned[:NUM_RANKING])
-    best: dict[str, Curve] = {}
+    text = torch.cat([learned, written])
+    ends = []
     for rate in arguments.rates:
-        for name, make in begin.items():
-            print(f"{name}, rate {rate}", flush=True)
-            curve = trained(make(), rate, arguments.steps, torch.cat([learned, written]), held_out)
-            if name not in best or curve[-1][1] < best[name][-1][1]:
-                best[name] = curve
-        print(verdict(best["random"], best["subclone"]), flush=True)
+        print(f"random, rate {rate}", flush=True)
+        ends.append(trained(begin["random"](), rate, arguments.steps, text, held_out)[-1][1])
+    for rate in arguments.rates:
+        print(f"subclone, rate {rate}", flush=True)
+        curve = trained(begin["subclone"](), rate, arguments.steps, text, held_out, goal=min(ends))
+        print(verdict(curve, arguments.steps, min(ends)), flush=True)
 
 
 def starts(
@@ -69,8 +70,10 @@ def starts(
     }
 
 
-def trained(model: TrainableModel, rate: float, steps: int, text: Tensor, held_out: Tensor) -> Curve:
-    """The held-out loss before training and as it goes on."""
+def trained(
+    model: TrainableModel, rate: float, steps: int, text: Tensor, held_out: Tensor, *, goal: float = 0.0
+) -> Curve:
+    """The held-out loss before training and as it goes on, until it is no more than `goal`."""
 
     def batch(index: int) -> Tensor:
         epoch, place = divmod(index, len(text) // BATCH)
@@ -86,31 +89,30 @@ def trained(model: TrainableModel, rate: float, steps: int, text: Tensor, held_o
     config = TrainingConfig(
         num_steps=steps,
         optimizer=AdamW(learning_rate=rate, weight_decay=0.1),
-        schedule=Schedule("constant", warmup_steps=20),
+        schedule=Schedule("constant", warmup_steps=10),
         evaluate_every=EVALUATE_EVERY,
         log_every=EVALUATE_EVERY,
     )
     with torch.no_grad():
         before = evaluate()
     print(f"  {0:9,} tokens: {before:.4f}", flush=True)
-    progress = train(
-        Task(model, batch, loss, evaluate),
-        config,
-        report=lambda line: print(
-            f"  {line.step * BATCH * LENGTH:9,} tokens: {line.heldout_loss:.4f}", flush=True
-        ),
-    )
-    return [(0, before), *progress.heldout_curve]
+    curve = [(0, before)]
+
+    def report(line: StepReport) -> None:
+        print(f"  {line.step * BATCH * LENGTH:9,} tokens: {line.heldout_loss:.4f}", flush=True)
+        curve.append((line.step, line.heldout_loss or 0.0))
+
+    train(Task(model, batch, loss, evaluate), config, report=report, should_stop=lambda: curve[-1][1] <= goal)
+    return curve
 
 
-def verdict(random: Curve, subcloned: Curve) -> str:
-    """How far each came, and when the subclone was where the random start ended."""
-    steps, goal = random[-1]
-    reached = next((step for step, loss in subcloned if loss <= goal), None)
-    ends = f"after {steps * BATCH * LENGTH:,} tokens: random {goal:.4f}, subclone {subcloned[-1][1]:.4f}"
-    if reached is None:
-        return f"{ends}; the subclone does not get there"
-    return f"{ends}; the subclone was there after {reached * BATCH * LENGTH:,} ({reached / steps:.0%})"
+def verdict(curve: Curve, steps: int, goal: float) -> str:
+    """When the subclone was where the best random start ended."""
+    ended = f"random: {goal:.4f} after {steps * BATCH * LENGTH:,} tokens"
+    step, loss = curve[-1]
+    if loss > goal:
+        return f"{ended}; the subclone does not get there"
+    return f"{ended}; subclone: {loss:.4f} after {step * BATCH * LENGTH:,} ({step / steps:.0%})"
 
 
 if __name__ == "__main__":
