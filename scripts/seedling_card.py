@@ -4,52 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-Curve = list[tuple[int, float]]
+from penjing.training.curves import curves_svg
 
-WIDTH, HEIGHT, MARGIN = 640, 320, 44
-COLOURS = {"train": "#7a9e7e", "heldout": "#b5523b"}
+Curve = list[tuple[int, float]]
 
 
 def loss_svg(curves: dict[str, Curve], step_tokens: int) -> str:
     """Both loss curves over millions of tokens, from the first point below 4 nats."""
+    names = {"training": "train", "held out": "heldout"}
     shown = {
-        name: [(s * step_tokens / 1e6, y) for s, y in curve if y < 4.0] for name, curve in curves.items()
+        name: [(s * step_tokens / 1e6, y) for s, y in curves[key] if y < 4.0] for name, key in names.items()
     }
-    points = [point for curve in shown.values() for point in curve] or [(0.0, 0.0), (1.0, 4.0)]
-    right, low, high = max(x for x, _ in points), min(y for _, y in points), max(y for _, y in points)
-
-    def place(x: float, y: float) -> str:
-        across = MARGIN + x / right * (WIDTH - 2 * MARGIN)
-        down = MARGIN + (high - y) / max(high - low, 1e-9) * (HEIGHT - 2 * MARGIN)
-        return f"{across:.1f},{down:.1f}"
-
-    lines = [
-        f'<polyline fill="none" stroke="{COLOURS[name]}" stroke-width="1.5" '
-        f'points="{" ".join(place(x, y) for x, y in curve)}"/>'
-        for name, curve in shown.items()
-    ]
-    labels = [
-        text(MARGIN, 20, "Seedling: loss (nats a token) over millions of training tokens", "#333"),
-        text(4, MARGIN + 4, f"{high:.2f}", "#333"),
-        text(4, HEIGHT - MARGIN + 4, f"{low:.2f}", "#333"),
-        text(MARGIN, HEIGHT - 20, "0", "#333"),
-        text(WIDTH - MARGIN - 24, HEIGHT - 20, f"{right:.0f}M", "#333"),
-        text(WIDTH - 200, MARGIN + 10, "training", COLOURS["train"]),
-        text(WIDTH - 120, MARGIN + 10, "held out", COLOURS["heldout"]),
-    ]
-    frame = (
-        f'<rect x="{MARGIN}" y="{MARGIN}" width="{WIDTH - 2 * MARGIN}" height="{HEIGHT - 2 * MARGIN}" '
-        'fill="none" stroke="#999"/>'
-    )
-    body = "\n".join([frame, *lines, *labels])
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}">\n'
-        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#fff"/>\n{body}\n</svg>\n'
-    )
-
-
-def text(x: float, y: float, words: str, colour: str) -> str:
-    return f'<text x="{x}" y="{y}" font-family="sans-serif" font-size="12" fill="{colour}">{words}</text>'
+    return curves_svg("Seedling: loss (nats a token) over millions of training tokens", shown, "M")
 
 
 def curve_table(curves: dict[str, Curve], step_tokens: int, num_rows: int = 12) -> str:

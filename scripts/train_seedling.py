@@ -32,9 +32,10 @@ from seedling_model import Seedling
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from penjing.data.packing import PackedTokens, block_order, open_packed, pack
-from penjing.training.loop import StepReport, Task, TrainingConfig, train
+from penjing.training.loop import Task, TrainingConfig, train
 from penjing.training.optimizers import AdamW, Muon
 from penjing.training.ranks import Ranks, joined
+from penjing.training.reports import StepReport
 from penjing.training.schedules import Schedule
 from penjing.training.state import STATE_NAME
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 
+import numpy as np
 import pytest
 
 from penjing.data.documents import Document
-from penjing.data.splits import DEFAULT_SHARES, split_of
-from penjing.errors import DataError
+from penjing.data.splits import DEFAULT_SHARES, folds_of, split_indices, split_of
+from penjing.errors import DataError, EmptyDataError
 
 GROUPS = [f"text {i}" for i in range(1000)]
 
@@ -44,3 +45,32 @@ def test_a_zero_share_receives_nothing() -> None:
 def test_shares_must_add_up(shares: dict[str, float]) -> None:
     with pytest.raises(DataError, match="add up to 1"):
         split_of("group", shares)
+
+
+def test_split_indices_are_disjoint_by_group_and_complete() -> None:
+    groups = [f"text {i // 3}" for i in range(300)]
+    splits = split_indices(groups, seed=5)
+    assert list(splits) == list(DEFAULT_SHARES)
+    assert sorted(np.concatenate(list(splits.values())).tolist()) == list(range(300))
+    for name, indices in splits.items():
+        assert {split_of(groups[i], seed=5) for i in indices} == {name}
+    assert split_indices(groups, {"all": 1.0, "none": 0.0})["none"].tolist() == []
+    with pytest.raises(EmptyDataError, match="2 documents leave nothing for"):
+        split_indices(["a", "b", "a"])
+
+
+def test_folds_keep_groups_whole_and_differ_by_one_group_at_most() -> None:
+    groups = [f"text {i // 3}" for i in range(69)]
+    folds = folds_of(groups, 5)
+    assert all(
+        len({fold for fold, g in zip(folds, groups, strict=True) if g == name}) == 1 for name in groups
+    )
+    assert sorted(Counter(folds[::3].tolist()).values()) == [4, 4, 5, 5, 5]
+    assert folds.tolist() == folds_of(groups[::-1], 5)[::-1].tolist(), "their order does not matter"
+    assert folds.tolist() != folds_of(groups, 5, seed=1).tolist()
+
+
+@pytest.mark.parametrize("num_folds", [0, 1, 4])
+def test_folds_need_a_group_each(num_folds: int) -> None:
+    with pytest.raises(DataError, match="3 documents cannot make"):
+        folds_of(["a", "b", "c", "a"], num_folds)

@@ -1,4 +1,4 @@
-"""Exactly k weights stay, ties included; sparse storage gives the same matrix back, and counts its bytes."""
+"""Exactly k weights stay, ties included."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from penjing.errors import FormatError, NonFiniteWeightError, SpecError
-from penjing.prune import MagnitudePruning, keep_largest, prune_magnitude, to_dense, to_sparse
+from penjing.errors import NonFiniteWeightError, SpecError
+from penjing.prune import MagnitudePruning, keep_largest, prune_magnitude
 from penjing.spec import validate
 
 # Few distinct magnitudes, so that ties are the rule.
@@ -50,29 +50,3 @@ def test_bad_requests_are_refused() -> None:
         keep_largest(np.array([1, np.nan], np.float32), 1)
     with pytest.raises(SpecError, match="keep"):
         validate(MagnitudePruning, {"keep": 1.5}, "test")
-
-
-@given(tied, st.floats(0, 1))
-def test_sparse_storage_round_trips(weight: Any, fraction: float) -> None:
-    pruned = keep_largest(weight, round(fraction * weight.size))
-    sparse = to_sparse(pruned)
-    assert np.array_equal(to_dense(sparse), pruned)
-    count = np.count_nonzero(pruned)
-    assert sparse.nbytes == 4 * (weight.shape[0] + 1) + count * (2 + 4)
-
-
-def test_column_numbers_are_as_narrow_as_they_can_be() -> None:
-    assert to_sparse(np.ones((1, 65536), np.int8)).columns.dtype == np.uint16
-    assert to_sparse(np.ones((1, 65537), np.int8)).columns.dtype == np.uint32
-
-
-def test_half_precision_gains_nothing_above_half_density() -> None:
-    dense = np.random.default_rng(0).standard_normal((64, 512)).astype(np.float16)
-    for keep, smaller in ((0.55, False), (0.45, True)):
-        sparse = to_sparse(prune_magnitude(dense, MagnitudePruning(keep=keep)))
-        assert (sparse.nbytes < dense.nbytes) is smaller
-
-
-def test_only_matrices_are_stored() -> None:
-    with pytest.raises(FormatError, match="not a matrix"):
-        to_sparse(np.ones(3, np.float32))

@@ -5,45 +5,22 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import multiprocessing
 from pathlib import Path
 
 import pytest
 
 torch = pytest.importorskip("torch", reason="training needs torch")
 
+from regression import assert_same_bytes, regression_task, weights  # noqa: E402
+
 from penjing.errors import CorruptCheckpointError, DivergedError, SpecError  # noqa: E402
-from penjing.training.loop import EarlyStopping, StepReport, Task, TrainingConfig, train  # noqa: E402
+from penjing.training.loop import Task, TrainingConfig, train  # noqa: E402
 from penjing.training.optimizers import SGD, AdamW, Lion, Muon, OptimizerConfig  # noqa: E402
-from penjing.training.ranks import Ranks, joined  # noqa: E402
+from penjing.training.reports import StepReport  # noqa: E402
 from penjing.training.schedules import Schedule  # noqa: E402
+from penjing.training.stopping import EarlyStopping  # noqa: E402
 
 CONFIGS = [SGD(0.1, momentum=0.9, nesterov=True), AdamW(0.01), Lion(0.001), Muon(0.02, weight_decay=0.1)]
-
-
-def regression_task() -> Task[torch.Tensor]:
-    """A small network with dropout (so that random numbers matter) that learns the sum of its inputs."""
-    torch.manual_seed(3)
-    model = torch.nn.Sequential(
-        torch.nn.Linear(6, 8), torch.nn.Tanh(), torch.nn.Dropout(0.2), torch.nn.Linear(8, 1)
-    )
-
-    def batch(number: int) -> torch.Tensor:
-        return torch.randn(16, 6, generator=torch.Generator().manual_seed(number))
-
-    def objective(inputs: torch.Tensor) -> torch.Tensor:
-        return (model(inputs)[:, 0] - inputs.sum(1)).square().mean()
-
-    return Task(model, batch, objective, lambda: objective(batch(10**6)).item())
-
-
-def weights(task: Task[torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in task.model.state_dict().items()}
-
-
-def assert_same_bytes(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> None:
-    assert left.keys() == right.keys()
-    assert all(torch.equal(left[name], right[name]) for name in left)
 
 
 @pytest.mark.parametrize("optimizer", CONFIGS, ids=lambda c: type(c).__name__)
@@ -116,7 +93,7 @@ def test_early_stopping_restores_the_best_weights(maximize: bool, sign: int) -> 
         8, SGD(1.0), max_gradient_norm=None, maximize=maximize, evaluate_every=1, early_stopping=stopping
     )
     progress = train(task, config)
-    assert (progress.step, progress.best_step, progress.best_loss) == (7, 4, sign * 2.0)
+    assert (progress.step, progress.best_step, progress.best_losses) == (7, 4, [sign * 2.0])
     assert progress.stopped_early
     assert task.model.weight.item() == sign * 4.0
 
@@ -172,33 +149,6 @@ def test_reports_carry_the_mean_loss_since_the_last_report() -> None:
     assert [(line.step, line.loss, line.heldout_loss) for line in lines] == [(2, -0.5, None), (4, -2.5, 7.0)]
 
 
-def train_as_rank(rank: int, size: int, directory: Path) -> None:
-    torch.set_num_threads(1)
-    task = regression_task()
-    task.model.eval()  # no dropout: ranks draw different random numbers
-    config = TrainingConfig(10, Muon(0.02), micro_batches=4, evaluate_every=5)
-    task = dataclasses.replace(task, evaluate=lambda: float(rank))
-    with joined(rank, size, directory / "meeting") as ranks:
-        progress = train(task, config, directory, ranks=ranks)
-    assert progress.heldout_curve == [(5, 0.5), (10, 0.5)]
-
-
-def test_two_ranks_take_the_steps_of_one(tmp_path: Path) -> None:
-    spawn = multiprocessing.get_context("spawn")
-    processes = [spawn.Process(target=train_as_rank, args=(rank, 2, tmp_path)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(60)
-    assert [process.exitcode for process in processes] == [0, 0]
-    alone = regression_task()
-    alone.model.eval()
-    train(alone, TrainingConfig(10, Muon(0.02), micro_batches=4))
-    together = torch.load(tmp_path / "state.pt", weights_only=True)["model"]
-    # The order of summation differs, and Muon's bf16 iteration magnifies the last bit.
-    torch.testing.assert_close(together, weights(alone), rtol=0, atol=2e-3)
-
-
 def test_states_of_other_runs_and_broken_files_are_refused(tmp_path: Path) -> None:
     config = TrainingConfig(2, AdamW(0.01))
     train(regression_task(), config, tmp_path)
@@ -227,8 +177,6 @@ def test_impossible_settings_are_refused() -> None:
     task = dataclasses.replace(regression_task(), evaluate=None)
     with pytest.raises(SpecError, match="no evaluate function"):
         train(task, TrainingConfig(1, evaluate_every=1))
-    with pytest.raises(SpecError, match="shared evenly"):
-        train(task, TrainingConfig(1, micro_batches=3), ranks=Ranks(0, 2))
 
 
 def test_a_loss_that_is_not_finite_stops_before_it_reaches_the_weights(tmp_path: Path) -> None:

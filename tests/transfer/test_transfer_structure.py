@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penjing.artifact import BlockConfig, ModelConfig
@@ -22,6 +22,7 @@ SOURCE = ModelConfig(
 )
 
 
+@settings(deadline=None)
 @given(st.integers(440_000, 60_000_000))
 def test_limit_and_ratios_are_kept(limit: int) -> None:
     target = transfer_structure(SOURCE, limit)

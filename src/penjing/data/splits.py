@@ -1,4 +1,4 @@
-"""Disjoint splits of documents: what calibrates, tunes or stops never judges.
+"""Disjoint splits and folds of documents: what calibrates, tunes or stops never judges.
 
 A document's split is a function of a hash of its group (usually its own text, `Document.digest`) and the
 seed. So equal texts fall together, the order of documents does not matter, other documents do not matter,
@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
-from penjing.errors import DataError
+import numpy as np
+from numpy.typing import NDArray
+
+from penjing.errors import DataError, EmptyDataError
 
 DEFAULT_SHARES: Mapping[str, float] = MappingProxyType(
     {"calibrate": 0.4, "tune": 0.2, "stop": 0.1, "report": 0.3}
@@ -25,8 +28,7 @@ def split_of(group: str, shares: Mapping[str, float] = DEFAULT_SHARES, seed: int
     `shares` are expected fractions of the groups. Raises DataError unless they add up to 1.
     """
     check_shares(shares)
-    digest = hashlib.sha256(f"{seed}:{group}".encode("utf-8", "surrogatepass")).digest()
-    place = int.from_bytes(digest[:6], "big") / 2**48
+    place = int.from_bytes(seeded_digest(group, seed)[:6], "big") / 2**48
     chosen, reached = "", 0.0
     for name, share in shares.items():
         if share > 0 and (not chosen or place >= reached):
@@ -40,3 +42,38 @@ def check_shares(shares: Mapping[str, float]) -> None:
     is_valid = all(0 <= share <= 1 for share in shares.values()) and math.isclose(sum(shares.values()), 1.0)
     if not is_valid:
         raise DataError(f"the shares of splits must be fractions that add up to 1, not {dict(shares)}")
+
+
+def seeded_digest(group: str, seed: int) -> bytes:
+    """32 bytes that depend on the group and the seed only."""
+    return hashlib.sha256(f"{seed}:{group}".encode("utf-8", "surrogatepass")).digest()
+
+
+def split_indices(
+    groups: Sequence[str], shares: Mapping[str, float] = DEFAULT_SHARES, seed: int = 0
+) -> dict[str, NDArray[np.int64]]:
+    """For each split the indices into `groups` of its examples, int64, ascending; disjoint by group.
+
+    Raises EmptyDataError when a split with a share would have no example, DataError for wrong shares.
+    """
+    names = np.array([split_of(group, shares, seed) for group in groups])
+    splits = {name: np.flatnonzero(names == name) for name in shares}
+    empty = [name for name, indices in splits.items() if shares[name] > 0 and not len(indices)]
+    if empty:
+        raise EmptyDataError(
+            f"{len(set(groups))} documents leave nothing for {', '.join(empty)}: give more, or another seed"
+        )
+    return splits
+
+
+def folds_of(groups: Sequence[str], num_folds: int, seed: int = 0) -> NDArray[np.int64]:
+    """The fold in [0, num_folds) of every example, [len(groups)] int64; a group is never divided.
+
+    Groups are dealt out in the order of their hashes, so that folds differ by at most one group. Raises
+    DataError for fewer than two folds, or fewer groups than folds.
+    """
+    distinct = sorted(set(groups), key=lambda group: seeded_digest(group, seed))
+    if num_folds < 2 or len(distinct) < num_folds:
+        raise DataError(f"{len(distinct)} documents cannot make {num_folds} folds: 2 up to one a document")
+    fold_of = {group: number % num_folds for number, group in enumerate(distinct)}
+    return np.array([fold_of[group] for group in groups], np.int64)

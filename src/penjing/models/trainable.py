@@ -70,13 +70,18 @@ class TrainableModel(nn.Module):
         """The residual stream before the first block and after each, float32 [sequences, length, hidden]."""
         states = [self.model.embed(tokens)]
         for index in range(len(self.config.blocks)):
-            block, weights = self.model.block(index), self.model.block_weights(index)
-            hidden = states[-1]
-            attended = block.attention(weights, block.attention_input(weights, hidden))
-            hidden = self.joined(hidden, block.after_attention(weights, hidden, attended))
-            outputs = block.feed_forward(weights, block.feed_forward_input(weights, hidden))
-            states.append(self.joined(hidden, block.after_feed_forward(weights, hidden, outputs)))
+            states.append(self.after_block(index, states[-1]))
         return states
+
+    def after_block(self, index: int, hidden: Tensor) -> Tensor:
+        """The residual stream after a block. What stands here as an attribute is what runs, so that a wrapper
+        may recompute it (training.activations).
+        """
+        block, weights = self.model.block(index), self.model.block_weights(index)
+        attended = block.attention(weights, block.attention_input(weights, hidden))
+        hidden = self.joined(hidden, block.after_attention(weights, hidden, attended))
+        outputs = block.feed_forward(weights, block.feed_forward_input(weights, hidden))
+        return self.joined(hidden, block.after_feed_forward(weights, hidden, outputs))
 
     def joined(self, before: Tensor, after: Tensor) -> Tensor:
         """The residual stream after a branch, part of which is dropped while training."""

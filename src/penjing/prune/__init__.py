@@ -1,12 +1,16 @@
 """Pruning: which weights to do without."""
 
-from penjing.prune.magnitude import (
-    MagnitudePruning,
-    Sparse,
-    keep_largest,
-    prune_magnitude,
-    to_dense,
-    to_sparse,
-)
+from penjing.prune.magnitude import MagnitudePruning, keep_largest, prune_magnitude
+from penjing.prune.storage import Masked, Sparse, to_dense, to_masked, to_sparse, unmask
 
-__all__ = ["MagnitudePruning", "Sparse", "keep_largest", "prune_magnitude", "to_dense", "to_sparse"]
+__all__ = [
+    "MagnitudePruning",
+    "Masked",
+    "Sparse",
+    "keep_largest",
+    "prune_magnitude",
+    "to_dense",
+    "to_masked",
+    "to_sparse",
+    "unmask",
+]

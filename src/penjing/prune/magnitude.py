@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
-from penjing.errors import FormatError, NonFiniteWeightError, SpecError
+from penjing.errors import NonFiniteWeightError, SpecError
 from penjing.formats.namespace import Array, is_finite, namespace, sorted_values
 from penjing.spec import Spec
 
@@ -46,45 +41,3 @@ def keep_largest(weight: Array, count: int) -> Array:
     places = count - int(above.sum())
     kept = above | (equal & (xp.cumsum(equal, 0) <= places))
     return xp.where(kept.reshape(weight.shape), weight, xp.zeros_like(weight))
-
-
-@dataclass(frozen=True, eq=False)
-class Sparse:
-    """A matrix [N, K] as its nonzero weights, row by row (compressed sparse rows).
-
-    row_starts: uint32 or uint64 [N + 1]. columns: uint16, uint32 or uint64 [nonzeros], the narrowest that
-    holds K - 1. values: [nonzeros], in the matrix's own dtype.
-    """
-
-    shape: tuple[int, int]
-    row_starts: NDArray[Any]
-    columns: NDArray[Any]
-    values: NDArray[Any]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all three arrays: with 16-bit values and columns, half must go to gain any."""
-        return self.row_starts.nbytes + self.columns.nbytes + self.values.nbytes
-
-
-def to_sparse(weight: NDArray[Any]) -> Sparse:
-    """Store the nonzeros of a matrix [N, K]. Raises FormatError if it is not one."""
-    if weight.ndim != 2:
-        raise FormatError(f"shape {list(weight.shape)} is not a matrix: only matrices are stored sparsely")
-    rows, columns = np.nonzero(weight)
-    starts = np.zeros(weight.shape[0] + 1, np.int64)
-    np.cumsum(np.bincount(rows, minlength=weight.shape[0]), out=starts[1:])
-    row_type = np.uint32 if len(rows) < 2**32 else np.uint64
-    column_type = next(
-        kind for kind in (np.uint16, np.uint32, np.uint64) if weight.shape[1] - 1 <= np.iinfo(kind).max
-    )
-    shape = (weight.shape[0], weight.shape[1])
-    return Sparse(shape, starts.astype(row_type), columns.astype(column_type), weight[rows, columns])
-
-
-def to_dense(sparse: Sparse) -> NDArray[Any]:
-    """The matrix again, zeros included."""
-    dense = np.zeros(sparse.shape, sparse.values.dtype)
-    rows = np.repeat(np.arange(sparse.shape[0]), np.diff(sparse.row_starts).astype(np.int64))
-    dense[rows, sparse.columns] = sparse.values
-    return dense

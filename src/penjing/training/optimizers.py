@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from penjing.errors import SpecError
+from penjing.training.ranks import SINGLE, Ranks
 
 
 @dataclass(frozen=True)
@@ -105,16 +106,23 @@ class MuonOptimizer(MomentumOptimizer):
     shapes.
     """
 
-    def __init__(self, params: Any, lr: float, momentum: float, weight_decay: float, maximize: bool) -> None:
+    def __init__(
+        self, params: Any, lr: float, momentum: float, weight_decay: float, *, maximize: bool, ranks: Ranks
+    ) -> None:
         defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "maximize": maximize}
         super().__init__(params, defaults)
+        self.ranks = ranks
 
     def direction(self, gradient: Tensor, momentum: Tensor, group: dict[str, Any]) -> Tensor:
-        """Semi-orthogonal [m, n], scaled by the shape, in the gradient's dtype. `gradient` is a matrix."""
+        """Semi-orthogonal [m, n], scaled by the shape, in the gradient's dtype. `gradient` is a matrix.
+
+        A divided matrix is gathered, and every rank computes the whole: it has no orthogonal parts.
+        """
         momentum.lerp_(gradient, 1 - group["momentum"])
         rows, columns = gradient.shape
-        update = orthogonalize(gradient.lerp(momentum, group["momentum"]))
-        return update.to(gradient.dtype).mul_(max(1.0, rows / columns) ** 0.5)
+        update = orthogonalize(self.ranks.whole(gradient.lerp(momentum, group["momentum"])))
+        scaled = update.to(gradient.dtype).mul_(max(1.0, rows / columns) ** 0.5)
+        return self.ranks.part(scaled, gradient)
 
 
 def orthogonalize(matrix: Tensor, num_iterations: int = 5) -> Tensor:
@@ -133,20 +141,52 @@ def orthogonalize(matrix: Tensor, num_iterations: int = 5) -> Tensor:
     return x.T if is_tall else x
 
 
-def build_optimizers(model: nn.Module, config: OptimizerConfig, maximize: bool = False) -> list[Optimizer]:
+def build_optimizers(
+    model: nn.Module, config: OptimizerConfig, maximize: bool = False, ranks: Ranks = SINGLE
+) -> list[Optimizer]:
     """Optimizers over the trainable parameters of `model`; each group carries `base_lr` for the schedule.
 
-    Weight decay applies to matrices outside embeddings only: norms, biases and embeddings are left alone.
-    Raises SpecError when nothing is trainable.
+    Weight decay and the L1 penalty apply to matrices outside embeddings only (`is_hidden` of their group):
+    norms, biases and embeddings are left alone. Raises SpecError when nothing is trainable.
     """
     matrices, others = split_parameters(model)
     if not matrices and not others:
         raise SpecError("the model has no trainable parameters")
-    optimizers = OPTIMIZERS[type(config)](config, matrices, others, maximize)
+    hidden = {id(parameter) for parameter in matrices}
+    optimizers = OPTIMIZERS[type(config)](config, matrices, others, maximize, ranks)
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["base_lr"] = group["lr"]
+            group["is_hidden"] = all(id(parameter) in hidden for parameter in group["params"])
     return optimizers
+
+
+@torch.no_grad()
+def soft_threshold(optimizers: list[Optimizer], l1_penalty: float) -> None:
+    """The proximal step of an L1 penalty, w <- sign(w) max(|w| - t, 0), on hidden matrices in place.
+
+    t = lr l1, and for AdamW lr l1 / (sqrt(v) + eps), as its gradient is scaled. So both come to rest at the
+    minimum of loss plus penalty, with exact zeros, where adding sign(w) to the gradient swings around them
+    (Duchi and Singer, 2009; Yun et al., 2021). The steps of Lion and Muon do not know how steep the loss
+    is: for them l1 is how much every weight shrinks, in learning rates.
+    """
+    if not l1_penalty:
+        return
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            if group["is_hidden"]:
+                for w in group["params"]:
+                    scale = adam_scale(optimizer.state[w], group) if "eps" in group else 1.0
+                    w.copy_(w.sign() * (w.abs() - group["lr"] * l1_penalty * scale).clamp_(min=0))
+
+
+def adam_scale(state: dict[str, Any], group: dict[str, Any]) -> Tensor | float:
+    """What AdamW multiplied the momentum of a parameter by, besides the rate; 0 where it had no gradient."""
+    if not state:
+        return 0.0
+    corrected: Tensor = state["exp_avg_sq"] / (1 - group["betas"][1] ** state["step"].item())
+    scale: Tensor = 1 / (corrected.sqrt() + group["eps"])
+    return scale
 
 
 def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
@@ -168,7 +208,9 @@ def _groups(matrices: Parameters, others: Parameters, weight_decay: float) -> li
     return [group for group in groups if group["params"]]
 
 
-def _sgd(config: SGD, matrices: Parameters, others: Parameters, maximize: bool) -> list[Optimizer]:
+def _sgd(
+    config: SGD, matrices: Parameters, others: Parameters, maximize: bool, _ranks: Ranks
+) -> list[Optimizer]:
     groups = _groups(matrices, others, config.weight_decay)
     return [
         torch.optim.SGD(
@@ -177,25 +219,31 @@ def _sgd(config: SGD, matrices: Parameters, others: Parameters, maximize: bool) 
     ]
 
 
-def _adamw(config: AdamW, matrices: Parameters, others: Parameters, maximize: bool) -> list[Optimizer]:
+def _adamw(
+    config: AdamW, matrices: Parameters, others: Parameters, maximize: bool, _ranks: Ranks
+) -> list[Optimizer]:
     groups = _groups(matrices, others, config.weight_decay)
     return [torch.optim.AdamW(groups, config.learning_rate, config.betas, config.epsilon, maximize=maximize)]
 
 
-def _lion(config: Lion, matrices: Parameters, others: Parameters, maximize: bool) -> list[Optimizer]:
+def _lion(
+    config: Lion, matrices: Parameters, others: Parameters, maximize: bool, _ranks: Ranks
+) -> list[Optimizer]:
     groups = _groups(matrices, others, config.weight_decay)
     return [LionOptimizer(groups, config.learning_rate, config.betas, maximize)]
 
 
-def _muon(config: Muon, matrices: Parameters, others: Parameters, maximize: bool) -> list[Optimizer]:
+def _muon(
+    config: Muon, matrices: Parameters, others: Parameters, maximize: bool, ranks: Ranks
+) -> list[Optimizer]:
     optimizers: list[Optimizer] = []
     if matrices:
-        momentum, decay = config.momentum, config.weight_decay
-        optimizers.append(MuonOptimizer(matrices, config.learning_rate, momentum, decay, maximize))
-    return optimizers + (_adamw(config.adamw, [], others, maximize) if others else [])
+        rates = (config.learning_rate, config.momentum, config.weight_decay)
+        optimizers.append(MuonOptimizer(matrices, *rates, maximize=maximize, ranks=ranks))
+    return optimizers + (_adamw(config.adamw, [], others, maximize, ranks) if others else [])
 
 
-OPTIMIZERS: dict[type, Callable[[Any, Parameters, Parameters, bool], list[Optimizer]]] = {
+OPTIMIZERS: dict[type, Callable[[Any, Parameters, Parameters, bool, Ranks], list[Optimizer]]] = {
     SGD: _sgd,
     AdamW: _adamw,
     Lion: _lion,

@@ -8,6 +8,7 @@ from fractions import Fraction
 
 from penjing.artifact.config import BlockConfig, ModelConfig, expected_tensors
 from penjing.errors import SpecError
+from penjing.models.families import family_named
 
 
 def transfer_structure(source: ModelConfig, max_parameters: int) -> ModelConfig:
@@ -79,7 +80,18 @@ def scaled(source: ModelConfig, factor: Fraction, depth: int) -> ModelConfig:
         )
         for block in (source.blocks[index] for index in chosen)
     )
-    return source.model_copy(update={"hidden_size": scale(source.hidden_size, factor), "blocks": blocks})
+    return resized(source, scale(source.hidden_size, factor), blocks)
+
+
+def resized(source: ModelConfig, hidden_size: int, blocks: tuple[BlockConfig, ...]) -> ModelConfig:
+    """The source with another residual stream and other blocks.
+
+    Families that multiply the embedding do so by the root of its width: the scale that a checkpoint of this
+    shape will be read with.
+    """
+    scales = family_named(source.family).scales_embedding and hidden_size != source.hidden_size
+    scale = math.sqrt(hidden_size) if scales else source.embedding_scale
+    return source.model_copy(update={"hidden_size": hidden_size, "embedding_scale": scale, "blocks": blocks})
 
 
 def scale(size: int, factor: Fraction) -> int:
