@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Self, TypeAlias
 
@@ -136,7 +136,7 @@ def distillation_task(
     lessons: Lessons,
     config: Distillation,
     *,
-    evaluate: Callable[[], float] | None = None,
+    evaluate: Callable[[], float | Sequence[float]] | None = None,
     write: Writer | None = None,
 ) -> Task[Lesson]:
     """The task of training `student`, in place.
