@@ -375,6 +375,8 @@ def shaped_rows(shaped: Shaped) -> tuple[list[str], list[list[str]]]:
         ["Tensor bytes", *(megabytes(side.tensor_bytes) for side in sides)],
         ["Loss", *(f"{side.loss:.4f}" for side in sides)],
     ]
+    if shaped.teacher is not None:
+        rows.append(["KL from the teacher", *("" if side.kl is None else f"{side.kl:.4f}" for side in sides)])
     if any(side.zeros > 0.001 for side in sides):
         rows.append(["Weights of blocks that are 0", *(percent(side.zeros) for side in sides)])
     return columns, rows

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
 from penjing.distill.lessons import Lessons
-from penjing.distill.losses import DistillationLoss
+from penjing.distill.losses import DistillationLoss, temperature_kl
 from penjing.distill.store import Knowledge, KnowledgeStore
 from penjing.distill.store_writing import write_store
 from penjing.distill.task import Distillation, Teacher, distillation_task
@@ -21,6 +26,7 @@ from penjing.optimize.learning import BYTES_A_WEIGHT, Learning, evaluation, lear
 from penjing.optimize.progress import Progress, silent
 from penjing.optimize.quantizing import Say, say_nothing
 from penjing.optimize.shaping import (
+    BATCH,
     Shaped,
     check_memory,
     check_output,
@@ -72,6 +78,7 @@ def distill(
         before, above = measured(pupil, texts.report), measured(master, texts.report)
         model = TrainableModel.of(pupil, length)
         reading = reader(master, length, count_parameters(pupil.config) * BYTES_A_WEIGHT)
+        before = before.model_copy(update={"kl": divergence(reading, model, texts.report)})
         teaching: Teacher = reading
         if store is not None:
             teaching = stored(store, master, reading, texts, seed=learning.seed, progress=progress)
@@ -82,7 +89,9 @@ def distill(
         rate = RATE_BY_WIDTH / pupil.config.hidden_size
         learned = learn(task, learning, rate, length, state=state, say=say, progress=progress)
         written = publish(target, pupil.config, model.tensors(), pupil, force=force)
-        after = measured(written, texts.report)
+        whole = TorchModel(written.config, lambda name: tensor_of(written.read(name)), length)
+        apart = divergence(reading, whole, texts.report)
+        after = measured(written, texts.report).model_copy(update={"kl": apart})
     return Shaped(
         path=str(out),
         before=before,
@@ -93,6 +102,17 @@ def distill(
         steps=learned.steps,
         tokens_trained=learned.tokens,
     )
+
+
+@torch.no_grad()
+def divergence(
+    teacher: Callable[[Tensor], Tensor], student: Callable[[Tensor], Tensor], blocks: NDArray[np.int64]
+) -> float:
+    """The mean KL of the student from the teacher in nats; blocks: int64 [n, length + 1]."""
+    total = 0.0
+    for tokens in torch.split(torch.from_numpy(blocks[:, :-1]), BATCH):
+        total += float(temperature_kl(student(tokens), teacher(tokens))) * len(tokens)
+    return total / len(blocks)
 
 
 def reader(teacher: Checkpoint, length: int, bytes_taken: int) -> TrainableModel | TorchModel:

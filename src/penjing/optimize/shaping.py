@@ -29,13 +29,15 @@ BATCH = 4  # blocks whose logits are in memory together
 class Side(Spec):
     """A model: parameters, bytes of its tensors, and its loss on the text held apart, nats per token.
 
-    zeros: the part of the blocks' matrix weights that is 0.
+    zeros: the part of the blocks' matrix weights that is 0. kl: of a student, the mean KL divergence from its
+    teacher on the same text, nats per token.
     """
 
     parameters: int
     tensor_bytes: int
     loss: float
     zeros: float = 0.0
+    kl: float | None = None
 
 
 class Shaped(Spec):
