@@ -38,6 +38,7 @@ from penjing.transfer.adapters import AdapterConfig, adapt
 
 # Learning rate times hidden size: of a trained model, of adapters, and of a model that knows nothing.
 TUNING_RATE, ADAPTER_RATE, SCRATCH_RATE = 0.1, 1.0, 0.5
+FROZEN_BYTES_A_WEIGHT = 12  # a float, the same with its change, and the copy that was best
 
 
 def train(
@@ -64,7 +65,8 @@ def train(
         raise SpecError("adapters change what a model knows: leave out either them or the random beginning")
     learning, target, checkpoint = learning or Learning(), Path(out), Checkpoint.open(model)
     check_output(target, force)
-    check_memory("training", count_parameters(checkpoint.config), BYTES_A_WEIGHT)
+    each = BYTES_A_WEIGHT if lora_rank is None else FROZEN_BYTES_A_WEIGHT
+    check_memory("training", count_parameters(checkpoint.config), each)
     length = length_of(learning.sequence_tokens, checkpoint)
     wanted = Wanted(length, learning.blocks(1), learning.seed)
     with TemporaryDirectory() as scratch, torch_threads(threads):
