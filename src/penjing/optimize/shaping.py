@@ -1,0 +1,160 @@
+"""What pruning, distilling, transferring and training have in common: a checkpoint before, another after."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from penjing.artifact.config import ModelConfig, expected_tensors
+from penjing.artifact.staging import StagingDirectory
+from penjing.errors import NonFiniteActivationError, SpecError
+from penjing.measure.machine import usable_memory_bytes
+from penjing.models import Checkpoint
+from penjing.models.torch_model import TorchModel, tensor_of
+from penjing.models.weights_file import objection_to_replacing
+from penjing.models.writing import write_checkpoint
+from penjing.spec import FloatFormat, Spec
+from penjing.training.objectives import next_token_loss
+
+BATCH = 4  # blocks whose logits are in memory together
+
+
+class Side(Spec):
+    """A model: parameters, bytes of its tensors, and its loss on the text held apart, nats per token.
+
+    zeros: the part of the blocks' matrix weights that is 0. kl: of a student, the mean KL divergence from its
+    teacher on the same text, nats per token.
+    """
+
+    parameters: int
+    tensor_bytes: int
+    loss: float
+    zeros: float = 0.0
+    kl: float | None = None
+
+
+class Shaped(Spec):
+    """A checkpoint that was written: what it was and is, and what that took.
+
+    held_tokens: on which losses were measured, and which nothing was learned from. seconds: wall time, of
+    training alone where there is any.
+    """
+
+    path: str
+    before: Side
+    after: Side
+    teacher: Side | None = None
+    held_tokens: int
+    seconds: float
+    steps: int = 0
+    tokens_trained: int = 0
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """The pace of training, None where there was none."""
+        return self.tokens_trained / self.seconds if self.tokens_trained else None
+
+
+@contextmanager
+def torch_threads(count: int | None) -> Iterator[None]:
+    """So many threads in torch for a while; None leaves it alone."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def check_output(out: Path, force: bool) -> None:
+    """Raise OutputExistsError now, and not after an hour's work."""
+    StagingDirectory(out, force=force, objection=objection_to_replacing).check_target()
+
+
+def check_memory(what: str, parameters: int, bytes_each: int) -> None:
+    """Raise SpecError for models that do not fit into memory, as floats with what belongs to them."""
+    needed, usable = parameters * bytes_each, usable_memory_bytes()
+    if needed > usable:
+        raise SpecError(
+            f"{what} {parameters / 1e6:,.0f} million parameters takes {needed / 1e9:,.1f} GB of memory, and "
+            f"there are {usable / 1e9:,.1f}: take a smaller model, or a machine with more"
+        )
+
+
+def count_parameters(config: ModelConfig) -> int:
+    """Elements of all tensors; a tied head counts once."""
+    return sum(math.prod(role.shape) for role in expected_tensors(config).values())
+
+
+def length_of(wanted: int, *models: Checkpoint) -> int:
+    """Inputs of a block: what is wanted, or what the models can read."""
+    return min(wanted, *(model.config.max_positions for model in models))
+
+
+def own_format(checkpoint: Checkpoint) -> FloatFormat:
+    """The dtype of a checkpoint, fp32 where its matrices differ."""
+    roles = expected_tensors(checkpoint.config)
+    formats = {checkpoint.formats.get(name, "fp32") for name, role in roles.items() if role.is_matrix}
+    return formats.pop() if len(formats) == 1 else "fp32"
+
+
+def float_tensors(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """Every tensor by canonical name, float32."""
+    return {name: tensor_of(checkpoint.read(name)).float() for name in expected_tensors(checkpoint.config)}
+
+
+def publish(
+    out: Path, config: ModelConfig, tensors: Mapping[str, Tensor], like: Checkpoint, *, force: bool
+) -> Checkpoint:
+    """Write a checkpoint in the dtype of another, and read it back."""
+    return write_checkpoint(out, config, tensors, like=like, dtype=own_format(like), force=force)
+
+
+def measured(checkpoint: Checkpoint, blocks: NDArray[np.int64]) -> Side:
+    """A checkpoint's side, read block by block; blocks: int64 [n, length + 1]."""
+    zeros, weights = 0, 0
+
+    def read(name: str) -> Tensor:
+        nonlocal zeros, weights
+        tensor = tensor_of(checkpoint.read(name))
+        if name.startswith("blocks.") and tensor.ndim == 2:
+            weights += tensor.numel()
+            zeros += tensor.numel() - int(torch.count_nonzero(tensor))
+        return tensor
+
+    loss = held_loss(checkpoint.config, read, blocks)
+    return Side(
+        parameters=count_parameters(checkpoint.config),
+        tensor_bytes=checkpoint.tensor_bytes,
+        loss=loss,
+        zeros=zeros / max(weights, 1),
+    )
+
+
+@torch.no_grad()
+def held_loss(config: ModelConfig, read: Callable[[str], Tensor], blocks: NDArray[np.int64]) -> float:
+    """The mean NLL of the next token, nats; every tensor of a block is read once. Raises as it is read.
+
+    A loss of NaN or Inf is a model that is broken: NonFiniteActivationError.
+    """
+    model = TorchModel(config, read, blocks.shape[1] - 1)
+    tokens = torch.from_numpy(blocks)
+    inputs, targets = torch.split(tokens[:, :-1], BATCH), torch.split(tokens[:, 1:], BATCH)
+    hidden = [model.embed(chunk) for chunk in inputs]
+    for index in range(len(config.blocks)):
+        block, weights = model.block(index), model.block_weights(index)
+        hidden = [block(weights, chunk) for chunk in hidden]
+    total = 0.0
+    for chunk, goals in zip(hidden, targets, strict=True):
+        total += next_token_loss(model.logits(chunk), goals).item() * len(goals)
+    loss = total / len(blocks)
+    if not math.isfinite(loss):
+        raise NonFiniteActivationError("the model computes NaN or Inf on the text held apart: it is damaged")
+    return loss
