@@ -179,7 +179,7 @@ def test_progress_ends(tmp_path: Path) -> None:
     artifact = make(tmp_path, LLAMA)
     steps: list[tuple[str, int, int]] = []
     export_safetensors(artifact.path, tmp_path / "out", progress=lambda *step: steps.append(step))
-    assert steps[-1] == ("write", len(steps), len(steps))
+    assert steps[-1] == ("export", len(steps), len(steps))
 
 
 def test_what_exists_is_not_overwritten(tmp_path: Path) -> None:

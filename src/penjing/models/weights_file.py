@@ -108,7 +108,7 @@ def write_weights(
                 file.write(np.ascontiguousarray(run).reshape(-1).view(np.uint8).data)
             assert file.tell() - begin == tensor.nbytes, tensor.name
             if progress is not None:
-                progress("write", done + 1, len(tensors))
+                progress("export", done + 1, len(tensors))
     sync(path)
 
 
