@@ -24,8 +24,7 @@ from pydantic import (
 from penjing.errors import SpecError
 
 GroupSize = Literal[32, 64, 128]
-WeightFormatName = Literal[
-    "keep",
+CodedFormatName = Literal[  # a weight is a code, and groups have scales
     "int2",
     "int3",
     "int4",
@@ -40,6 +39,7 @@ WeightFormatName = Literal[
     "mxfp4",
     "fp8",
 ]
+WeightFormatName = Literal["keep", CodedFormatName]
 WITH_ZERO_POINTS = ("int2", "int3", "int4", "int5", "int6", "int8")  # formats that may be asymmetric
 KvFormat = Literal["int8", "int6", "int5", "int4", "bf16", "fp32"]
 MethodName = Literal[

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penjing.artifact import BlockConfig, ModelConfig
+from penjing.artifact.config import count_parameters
 from penjing.errors import SpecError
 from penjing.transfer import transfer_structure
-from penjing.transfer.structure import count_parameters
 
 SOURCE = ModelConfig(
     family="llama",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, Self
 
@@ -127,6 +128,11 @@ def expected_tensors(config: ModelConfig) -> dict[str, TensorRole]:
     if not config.tied_head:
         roles["head"] = TensorRole((config.vocab_size, hidden))
     return roles
+
+
+def count_parameters(config: ModelConfig) -> int:
+    """Elements of all tensors; a tied head counts once."""
+    return sum(math.prod(role.shape) for role in expected_tensors(config).values())
 
 
 def block_tensors(config: ModelConfig, block: BlockConfig) -> dict[str, TensorRole]:

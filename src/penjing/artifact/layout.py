@@ -6,25 +6,9 @@ import struct
 from typing import Literal
 
 from penjing.formats import part_sizes
+from penjing.spec import CodedFormatName, FloatFormat
 
-StoredFormat = Literal[
-    "fp32",
-    "fp16",
-    "bf16",
-    "int2",
-    "int3",
-    "int4",
-    "int5",
-    "int6",
-    "int8",
-    "layered",
-    "table2",
-    "table3",
-    "table4",
-    "nf4",
-    "mxfp4",
-    "fp8",
-]
+StoredFormat = Literal[FloatFormat, CodedFormatName]
 TensorFile = Literal["tensors.bin", "residual.bin"]
 PartName = Literal["data", "codes", "high", "scales", "zeros", "table", "residual", "best"]
 

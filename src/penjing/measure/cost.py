@@ -17,6 +17,7 @@ from penjing.artifact.config import (
     BlockConfig,
     ModelConfig,
     block_tensors,
+    count_parameters,
     expected_tensors,
 )
 from penjing.artifact.layout import ALIGNMENT, StoredFormat, expected_parts, padding_after
@@ -98,7 +99,7 @@ def model_cost(
     idle = sum(_idle_expert_bytes(block, index, tensor_bytes) for index, block in enumerate(config.blocks))
     read = weight_bytes - idle - (0 if config.tied_head else tensor_bytes["embedding"])
     kv_read = sum(_kv_read_bytes(config, block, context_tokens) for block in config.blocks)
-    parameters = sum(math.prod(role.shape) for role in roles.values())
+    parameters = count_parameters(config)
     return ModelCost(
         context_tokens=context_tokens,
         prefill_tokens=prefill_tokens,

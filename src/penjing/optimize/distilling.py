@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from penjing.artifact.config import count_parameters
 from penjing.distill.lessons import Lessons
 from penjing.distill.losses import DistillationLoss, temperature_kl
 from penjing.distill.store import Knowledge, KnowledgeStore
@@ -30,7 +31,6 @@ from penjing.optimize.shaping import (
     Shaped,
     check_memory,
     check_output,
-    count_parameters,
     length_of,
     measured,
     publish,

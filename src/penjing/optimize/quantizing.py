@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import import_module
@@ -11,7 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from penjing.artifact import Artifact, expected_tensors
+from penjing.artifact import Artifact
+from penjing.artifact.config import count_parameters
 from penjing.data.calibration import BUILT_IN_TEXT, calibration_sequences
 from penjing.errors import SpecError
 from penjing.measure.machine import usable_memory_bytes
@@ -106,8 +106,7 @@ def tuning_steps(step: QuantizeStep, checkpoint: Checkpoint, say: Say) -> int:
     """Steps of tuning the whole model: what is asked for or, for `auto`, some where the model is small."""
     if step.tuning_steps is not None or step.method != "auto":
         return step.tuning_steps or 0
-    roles = expected_tensors(checkpoint.config).values()
-    weights = sum(math.prod(role.shape) for role in roles)
+    weights = count_parameters(checkpoint.config)
     limit = min(LARGEST_TUNED, usable_memory_bytes() // (2 * TUNING_BYTES_A_WEIGHT))
     if weights <= limit:
         return TUNING_STEPS

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from penjing.artifact.config import ModelConfig, expected_tensors
+from penjing.artifact.config import ModelConfig, count_parameters, expected_tensors
 from penjing.artifact.staging import StagingDirectory
 from penjing.errors import NonFiniteActivationError, SpecError
 from penjing.measure.machine import usable_memory_bytes
@@ -20,10 +23,16 @@ from penjing.models import Checkpoint
 from penjing.models.torch_model import TorchModel, tensor_of
 from penjing.models.weights_file import objection_to_replacing
 from penjing.models.writing import write_checkpoint
+from penjing.optimize.progress import Progress, silent
+from penjing.optimize.quantizing import Say, say_nothing
+from penjing.optimize.texts import Wanted, gather_texts
 from penjing.spec import FloatFormat, Spec
 from penjing.training.objectives import next_token_loss
 
 BATCH = 4  # blocks whose logits are in memory together
+LENGTH = 256  # tokens of a sequence that models are judged by
+
+Made = tuple[ModelConfig, Mapping[str, Tensor]]
 
 
 class Side(Spec):
@@ -86,11 +95,6 @@ def check_memory(what: str, parameters: int, bytes_each: int) -> None:
             f"{what} {parameters / 1e6:,.0f} million parameters takes {needed / 1e9:,.1f} GB of memory, and "
             f"there are {usable / 1e9:,.1f}: take a smaller model, or a machine with more"
         )
-
-
-def count_parameters(config: ModelConfig) -> int:
-    """Elements of all tensors; a tied head counts once."""
-    return sum(math.prod(role.shape) for role in expected_tensors(config).values())
 
 
 def length_of(wanted: int, *models: Checkpoint) -> int:
@@ -158,3 +162,50 @@ def held_loss(config: ModelConfig, read: Callable[[str], Tensor], blocks: NDArra
     if not math.isfinite(loss):
         raise NonFiniteActivationError("the model computes NaN or Inf on the text held apart: it is damaged")
     return loss
+
+
+@dataclass(frozen=True)
+class Reshaping:
+    """Where to, and by which text: `data` or, without, the built-in one and one that the model writes itself.
+    sequences: as many as `make` judges by.
+    """
+
+    out: Path
+    data: Sequence[Path]
+    sequences: int
+    seed: int = 0
+    force: bool = False
+    threads: int | None = None
+
+
+def reshape(
+    checkpoint: Checkpoint,
+    reshaping: Reshaping,
+    make: Callable[[Tensor], Made],
+    *,
+    say: Say = say_nothing,
+    progress: Progress = silent,
+) -> Shaped:
+    """Write what `make` gives for tokens int64 [sequences, length], and measure before and after.
+
+    Nothing is trained. Raises OutputExistsError, DataError, and what `make` raises.
+    """
+    wanted = Wanted(length_of(LENGTH, checkpoint), reshaping.sequences, reshaping.seed)
+    threads = reshaping.threads
+    with TemporaryDirectory() as scratch, torch_threads(threads):
+        texts = gather_texts(
+            checkpoint, reshaping.data, wanted, Path(scratch), threads=threads, say=say, progress=progress
+        )
+        before = measured(checkpoint, texts.report)
+        started = time.monotonic()
+        config, tensors = make(torch.from_numpy(texts.sequences(reshaping.sequences)))
+        seconds = time.monotonic() - started
+        written = publish(reshaping.out, config, tensors, checkpoint, force=reshaping.force)
+        after = measured(written, texts.report)
+    return Shaped(
+        path=str(reshaping.out),
+        before=before,
+        after=after,
+        held_tokens=texts.report[:, 1:].size,
+        seconds=seconds,
+    )

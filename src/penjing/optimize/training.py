@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from penjing.artifact.config import ModelConfig, block_tensors
+from penjing.artifact.config import ModelConfig, block_tensors, count_parameters
 from penjing.data.batches import BlockBatches
 from penjing.errors import SpecError
 from penjing.models import Checkpoint
@@ -24,7 +24,6 @@ from penjing.optimize.shaping import (
     Side,
     check_memory,
     check_output,
-    count_parameters,
     held_loss,
     length_of,
     measured,

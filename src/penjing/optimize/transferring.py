@@ -2,40 +2,34 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
-import torch
 from pydantic import Field
+from torch import Tensor
 
-from penjing.artifact.config import BlockConfig, ModelConfig
+from penjing.artifact.config import BlockConfig, ModelConfig, count_parameters
 from penjing.errors import SpecError
 from penjing.models import Checkpoint
 from penjing.models.torch_model import TorchModel
 from penjing.optimize.progress import Progress, silent
 from penjing.optimize.quantizing import Say, say_nothing
 from penjing.optimize.shaping import (
+    Made,
+    Reshaping,
     Shaped,
     check_memory,
     check_output,
-    count_parameters,
     float_tensors,
-    length_of,
-    measured,
-    publish,
-    torch_threads,
+    reshape,
 )
-from penjing.optimize.texts import Wanted, gather_texts
 from penjing.spec import Spec
 from penjing.transfer.growth import grow
 from penjing.transfer.importance import measure_importance
 from penjing.transfer.structure import resized, transfer_structure
 from penjing.transfer.subclone import subclone
 
-LENGTH = 256  # tokens of a sequence
 SEQUENCES = 32  # that units are judged on, at once
 BYTES_A_WEIGHT = 8  # the source in floats, and what importance takes
 
@@ -123,26 +117,20 @@ def transfer(
     check_output(target, force)
     elements = max(count_parameters(checkpoint.config), count_parameters(config))
     check_memory("transferring", elements, BYTES_A_WEIGHT)
-    wanted = Wanted(length_of(LENGTH, checkpoint), SEQUENCES, seed)
-    with TemporaryDirectory() as scratch, torch_threads(threads):
-        texts = gather_texts(
-            checkpoint, data, wanted, Path(scratch), threads=threads, say=say, progress=progress
-        )
-        before = measured(checkpoint, texts.report)
-        started, tensors = time.monotonic(), float_tensors(checkpoint)
+
+    def make(tokens: Tensor) -> Made:
+        tensors = float_tensors(checkpoint)
         progress("judge and copy", 0, 1)
         if is_larger(config, checkpoint.config):
             tensors = grow(checkpoint.config, tensors, config, seed=seed)
         else:
-            tokens = torch.from_numpy(texts.sequences(SEQUENCES))
             reading = TorchModel(checkpoint.config, tensors.__getitem__, tokens.shape[1])
             tensors = subclone(checkpoint.config, tensors, config, measure_importance(reading, tokens))
         progress("judge and copy", 1, 1)
-        seconds = time.monotonic() - started
-        after = measured(publish(target, config, tensors, checkpoint, force=force), texts.report)
-    return Shaped(
-        path=str(out), before=before, after=after, held_tokens=texts.report[:, 1:].size, seconds=seconds
-    )
+        return config, tensors
+
+    reshaping = Reshaping(target, data, SEQUENCES, seed, force, threads)
+    return reshape(checkpoint, reshaping, make, say=say, progress=progress)
 
 
 def is_larger(target: ModelConfig, source: ModelConfig) -> bool:

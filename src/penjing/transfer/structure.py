@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from fractions import Fraction
 
-from penjing.artifact.config import BlockConfig, ModelConfig, expected_tensors
+from penjing.artifact.config import BlockConfig, ModelConfig, count_parameters
 from penjing.errors import SpecError
 from penjing.models.families import family_named
 
@@ -36,11 +36,6 @@ def transfer_structure(source: ModelConfig, max_parameters: int) -> ModelConfig:
             f"least {smallest:,}; allow that many"
         )
     return min(fitting, key=lambda choice: choice[:2])[2]
-
-
-def count_parameters(config: ModelConfig) -> int:
-    """Elements of all tensors; a tied head counts once."""
-    return sum(math.prod(role.shape) for role in expected_tensors(config).values())
 
 
 def width_factors(source: ModelConfig) -> Iterator[Fraction]:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penjing.artifact import Artifact, ArtifactWriter, ModelConfig, Provenance, Source, expected_tensors
+from penjing.artifact.config import count_parameters
 from penjing.artifact.staging import output_errors
 from penjing.errors import ArtifactError, FormatError
 from penjing.formats import Encoded, grid_of, part_sizes
@@ -24,24 +25,17 @@ from penjing.formats.codes import TABLE_BITS, TABLE_ENTRIES
 from penjing.models.shapes import find_shape
 from penjing.optimize.progress import Progress, silent
 from penjing.optimize.reference import cache_directory
-from penjing.spec import GroupSize, QuantizeStep, Recipe, WeightFormat, canonical_json, preset
+from penjing.spec import (
+    CodedFormatName,
+    GroupSize,
+    QuantizeStep,
+    Recipe,
+    WeightFormat,
+    canonical_json,
+    preset,
+)
 
-BenchFormat = Literal[
-    "int2",
-    "int3",
-    "int4",
-    "int5",
-    "int6",
-    "int8",
-    "layered",
-    "table2",
-    "table3",
-    "table4",
-    "nf4",
-    "mxfp4",
-    "fp8",
-    "bf16",
-]
+BenchFormat = Literal[CodedFormatName, "bf16"]
 BENCH_FORMATS: tuple[BenchFormat, ...] = get_args(BenchFormat)
 GENERATOR_VERSION = 1  # a change to what is drawn must change it
 STAGE = "random weights"
@@ -86,7 +80,7 @@ def source_of(config: ModelConfig, format: BenchFormat, group_size: GroupSize) -
     """Stands for the recipe: another hash, another artifact."""
     recipe = {"generator": GENERATOR_VERSION, "format": format, "group_size": group_size}
     text = canonical_json(recipe | {"config": config.model_dump(mode="json")})
-    elements = sum(math.prod(role.shape) for role in expected_tensors(config).values())
+    elements = count_parameters(config)
     return Source(
         name="random weights", hash=hashlib.sha256(text.encode()).hexdigest(), tensor_bytes=2 * elements
     )
