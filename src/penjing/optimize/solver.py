@@ -186,7 +186,8 @@ def frontier(groups: Sequence[Group], limits: Limits, points: int = 32) -> tuple
     sizes = np.geomspace(max(smallest.nbytes, 1), max(largest.nbytes, 1), max(points, 2))
     found = [smallest]
     for size in sizes[1:-1]:
-        found.append(solve(groups, replace(limits, nbytes=int(size)), "loss", gap=FRONTIER_GAP))
+        within = replace(limits, nbytes=max(int(size), smallest.nbytes))
+        found.append(solve(groups, within, "loss", gap=FRONTIER_GAP))
     kept: list[Assignment] = []
     for assignment in sorted([*found, largest], key=lambda each: (each.nbytes, each.loss)):
         if not kept or assignment.loss < kept[-1].loss:
