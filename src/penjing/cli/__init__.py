@@ -7,7 +7,7 @@ import os
 
 import typer
 
-from penjing.cli import bench, inspect, make, run, shape
+from penjing.cli import bench, inspect, make, report, run, shape
 from penjing.cli.show import fail
 from penjing.errors import PenjingError
 
@@ -30,6 +30,7 @@ INSPECT, MAKE, SHAPE, RUN = "Look", "Make smaller", "Reshape and train", "Run"
 app.command("profile", rich_help_panel=INSPECT)(inspect.profile)
 app.command("evaluate", rich_help_panel=INSPECT)(inspect.evaluate)
 app.command("verify", rich_help_panel=INSPECT)(inspect.verify)
+app.command("report", rich_help_panel=INSPECT)(report.report)
 app.command("bench", rich_help_panel=INSPECT)(bench.bench)
 app.command("optimize", rich_help_panel=MAKE)(make.optimize)
 app.command("quantize", rich_help_panel=MAKE)(make.quantize)
