@@ -73,11 +73,13 @@ def optimize(
     Every group of matrices gets a format of its own. If nothing keeps the budget, no artifact is written, the
     exit code is 3, and the limit that binds is named, with the nearest that could be kept.
     """
-    from penjing.artifact.layout import PAGE_FILE
+    from penjing.artifact.layout import PAGE_FILE, REPORT_FILE
     from penjing.cli.tables import print_evaluation, print_trials
     from penjing.optimize.choosing import MissedBudgetError
+    from penjing.optimize.record import write_record
     from penjing.optimize.search import optimize as search
-    from penjing.report.page import write_page
+    from penjing.report import render_page
+    from penjing.report.writing import write_report
     from penjing.spec import Budget, validate
 
     wanted = {
@@ -90,6 +92,7 @@ def optimize(
         "confidence": confidence,
     }
     budget = validate(Budget, wanted, "budget")
+    missed = out.with_name(f"{out.name}.{REPORT_FILE}")
     try:
         with progress_bar() as progress:
             result = search(
@@ -109,10 +112,11 @@ def optimize(
             )
     except MissedBudgetError as error:
         if error.record is not None:
-            page = write_page(error.record, out.with_name(f"{out.name}.{PAGE_FILE}"))
+            write_record(missed, error.record)
+            write_report(page := missed.with_suffix(".html"), render_page(error.record), force=True)
             print(f"what was tried: {page}", file=sys.stderr)
         raise
-    page = write_page(result.record, out / PAGE_FILE)
+    write_report(page := out / PAGE_FILE, render_page(result.record), force=True)
     if as_json:
         print_json(result.model_dump(mode="json"))
         return
