@@ -8,6 +8,7 @@ over a model so small that its weights stay in the caches (warm), and over one t
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from penjing.kernels import _core
 from penjing.measure.machine import Reading
 from penjing.measure.probe_model import ProbeShape, Stored, probe_model, step_of
 from penjing.measure.sharing import in_chunks, rows_of_tile
-from penjing.measure.step_cost import probe_loops, probe_products, probe_rest
+from penjing.measure.step_cost import exchanged_floats, probe_loops, probe_products, probe_rest, widths_of
 from penjing.measure.times import AttentionTimes, Memory, ProductTimes, RowTimes
 from penjing.spec import KvFormat
 
@@ -32,9 +33,11 @@ WARM = (  # the first that is small enough
 )
 COLD = ProbeShape(hidden=2048, inner=5632, heads=16, kv_heads=2, head_dim=128, blocks=1)
 SIZES = ProbeShape(hidden=512, inner=1536, heads=4, kv_heads=1, head_dim=128, blocks=1)
-WARM_BYTES, COLD_BYTES, SOME_BYTES = 8 << 20, 112 << 20, 40 << 20
+NARROW = ProbeShape(hidden=256, inner=768, heads=2, kv_heads=1, head_dim=128, blocks=4)
+SHARED_ROWS, WAKES, ASLEEP_SECONDS = 64, 25, 2e-4
+WARM_BYTES, COLD_BYTES = 16 << 20, 112 << 20
 SIZE_BYTES = (2 << 20, 4 << 20, 8 << 20, 12 << 20, 16 << 20, 24 << 20, 32 << 20, 48 << 20, COLD_BYTES)
-REPEATS, ENOUGH_SECONDS = 5, 0.010
+REPEATS, PASSES, ENOUGH_SECONDS, LONG_SECONDS = 5, 3, 0.005, 0.8
 ROW_FLOATS, ROW_COUNT = 2048, 64
 SPANS = (256, 2048)  # positions of the two contexts between which attention is interpolated
 
@@ -55,10 +58,9 @@ def measure_rows(threads: int, isa: str) -> RowTimes:
         quantize=quantize / values.size,
         gate=best_seconds(lambda: _core.gate_multiply(flat, flat, "silu", isa, gated)) / flat.size,
         rotate=less(best_seconds(lambda: _core.rotate(head, half, half, isa)), call) / head.size,
-        loop_seconds=0.0,
         **measure_overheads(threads, isa),
     )
-    return times.model_copy(update={"loop_seconds": measure_loop(threads, isa, times)})
+    return times.model_copy(update=measure_sharing(threads, isa, times))
 
 
 def measure_overheads(threads: int, isa: str) -> dict[str, float]:
@@ -84,18 +86,47 @@ def measure_overheads(threads: int, isa: str) -> dict[str, float]:
     }
 
 
-def measure_loop(threads: int, isa: str, rest: RowTimes) -> float:
-    """What it costs threads to meet: a small model on all of them, beside what it takes on one."""
+def measure_sharing(threads: int, isa: str, rest: RowTimes) -> dict[str, float]:
+    """What sharing costs: models on all threads, beside what they take on one.
+
+    With one row, that threads meet. With many, that each reads what others have just written, by the float.
+    """
     if threads == 1:
-        return 0.0
-    alone, together = (
-        best_seconds(step_of(probe_model(SIZES, Stored("int8", 64), count, isa, rows=1), 1))
-        for count in (1, threads)
-    )
-    work = (alone - probe_rest(SIZES, 1, rest, 1)) / probe_products(SIZES, 1, 1)
-    shared = work * probe_products(SIZES, 1, threads) / threads
-    spent = together - shared - probe_rest(SIZES, 1, rest, threads)
-    return max(spent, 0.0) / probe_loops(SIZES, 1, threads)
+        return {}
+    stored = Stored("int8", 64)
+
+    def excess(shape: ProbeShape, rows: int, times: RowTimes) -> float:
+        steps = [step_of(probe_model(shape, stored, count, isa, rows=rows), rows) for count in (1, threads)]
+        passes = [[best_seconds(step) for step in steps] for _ in range(PASSES)]
+        alone, together = (min(seconds) for seconds in zip(*passes, strict=True))
+        work = (alone - probe_rest(shape, rows, rest, 1)) / probe_products(shape, rows, 1)
+        shared = work * probe_products(shape, rows, threads) / threads
+        return max(together - shared - probe_rest(shape, rows, times, threads), 0.0)
+
+    met = rest.model_copy(update={"loop_seconds": excess(SIZES, 1, rest) / probe_loops(SIZES, 1, threads)})
+    floats = SHARED_ROWS * NARROW.blocks * exchanged_floats(widths_of(NARROW))
+    return {
+        "loop_seconds": met.loop_seconds,
+        "exchange": excess(NARROW, SHARED_ROWS, met) / floats,
+        "wake_seconds": measure_wake(threads, isa),
+    }
+
+
+def measure_wake(threads: int, isa: str) -> float:
+    """How much longer a step takes whose threads have gone to sleep, as they do between an engine's steps."""
+    step = step_of(probe_model(SIZES, Stored("int8", 64), threads, isa, rows=1), 1)
+    awake, asleep = [], []
+    for _ in range(WAKES):
+        start = time.perf_counter()
+        step()
+        awake.append(time.perf_counter() - start)
+    for _ in range(WAKES):
+        until = time.perf_counter() + ASLEEP_SECONDS
+        while (start := time.perf_counter()) < until:
+            pass
+        step()
+        asleep.append(time.perf_counter() - start)
+    return max(median(asleep) - median(awake), 0.0)
 
 
 def measure_memory(threads: int, isa: str, rest: RowTimes) -> Memory:
@@ -120,10 +151,14 @@ def measure_product(
     many = [rows for rows in MANY_ROWS if in_chunks(rows, threads)]
     each = stored.nbytes(1024, 1024) / 1024**2
     small = next((shape for shape in WARM if shape.weights * each < WARM_BYTES), WARM[-1])
-    warm = Probe(small, stored, threads, isa, rest).seconds(few + many)
+    alone = Probe(small, stored, 1, isa, rest)
+    warm = [  # one thread runs chunks of fewer rows, whose seconds are a row's
+        seconds * (rows if in_chunks(rows, 1) else 1) / threads
+        for rows, seconds in zip(few, alone.seconds(few), strict=True)
+    ]
+    warm += Probe(small, stored, threads, isa, rest).seconds(many)
     few_cold, bandwidth = cold_seconds(stored, threads, isa, rest, each, warm)
-    middle = Probe(COLD.filling(SOME_BYTES, each), stored, threads, isa, rest)
-    cold = few_cold + middle.seconds(few[len(few_cold) :])
+    cold = [max(pair) for pair in zip(few_cold, warm, strict=False)] + warm[len(few_cold) : len(few)]
     cold += Probe(COLD, stored, threads, isa, rest).seconds(many)
     part = min(coldness(small.weights * each), 0.9)
     warm = [min(c, max((w - part * c) / (1 - part), 0.3 * w)) for w, c in zip(warm, cold, strict=True)]
@@ -155,10 +190,14 @@ class Probe:
         if not rows:
             return []
         model = self.model(max(rows))
-        return [
-            self.per_weight(best_seconds(step_of(model, count), REPEATS if count < 96 else 3), count)
-            for count in rows
-        ]
+        best = dict.fromkeys(rows, math.inf)
+        start = time.perf_counter()
+        for number in range(PASSES):  # far apart, so that what disturbs one does not disturb all
+            if number > 1 and time.perf_counter() - start > LONG_SECONDS:
+                break
+            for count in rows:
+                best[count] = min(best[count], best_seconds(step_of(model, count), 1))
+        return [self.per_weight(seconds, count) for count, seconds in best.items()]
 
     def per_weight(self, seconds: float, rows: int) -> float:
         """Of a step's seconds, those of its products, for each weight; of many rows, and each row of the
@@ -201,10 +240,13 @@ def cold_seconds(
 
 def ascending(seconds: Sequence[float], few: int) -> tuple[float, ...]:
     """A product with more rows never takes less: what a disturbed step took too long gives way to the next.
-    Of many rows, seconds are a row's, and may fall."""
+    Of many rows, seconds are a row's, and nearly the same."""
     values = np.array(seconds[:few])
-    rising = np.minimum.accumulate(values[::-1])[::-1]
-    return (*rising.tolist(), *seconds[few:])
+    rising = np.minimum.accumulate(values[::-1])[::-1].tolist()
+    if not seconds[few:]:
+        return tuple(rising)
+    usual = median(seconds[few:])
+    return (*rising, *(min(max(value, 0.93 * usual), 1.07 * usual) for value in seconds[few:]))
 
 
 def measure_attention(
@@ -265,6 +307,8 @@ def best_seconds(call: Callable[[], object], most: int = REPEATS) -> float:
     call()
     once = max(time.perf_counter() - start, 1e-7)
     batch = max(1, int(ENOUGH_SECONDS / most / once))
+    if once > ENOUGH_SECONDS:
+        most -= 1
     for _ in range(most):
         start = time.perf_counter()
         for _ in range(batch):

@@ -92,8 +92,9 @@ def predict(
     host = host_times(table)
     sampled = config.vocab_size * host.logit_seconds
     parts = timer.parts(Load(streams, 1, context))
-    parts["host"] = host.step_seconds + (streams - 1) * host.stream_seconds + sampled * streams
-    prefill = sampled + host.step_seconds + prompt * host.prompt_seconds
+    around = host.step_seconds + table.rows.wake_seconds
+    parts["host"] = around + (streams - 1) * host.stream_seconds + sampled * streams
+    prefill = sampled + around + prompt * host.prompt_seconds
     for first in range(0, prompt, STEP_TOKENS):
         prefill += timer.seconds(Load(1, min(STEP_TOKENS, prompt - first), first))
     decode = sum(parts.values())
