@@ -3,10 +3,11 @@
     python bench/predictions.py --prepare            # writes the artifacts
     python bench/predictions.py [--output FILE]      # measures, predicts, and prints how far apart they are
 
-What the table of costs lacks is measured first. Each round takes every artifact in turn: memory is probed, each number of streams decodes for a few steps
-(their median counts) and each prompt is read to its first token. A prediction takes the
-table, and the speed of memory from the probes beside the measurement. What is compared is the median over
-rounds of both. Give it a quiet machine, and PENJING_CACHE another directory to begin with an empty table.
+What the table of costs lacks is measured first. Each round takes every artifact in turn: memory is probed,
+each number of streams decodes for a few steps (their median counts) and each prompt is read to its first
+token. A prediction takes the table, and the speed of memory from the probes beside the measurement. What is
+compared is the median over rounds of both; --seconds ends the last round early. Give it a quiet machine, and
+PENJING_CACHE another directory to begin with an empty table.
 """
 
 from __future__ import annotations
@@ -145,8 +146,9 @@ def round_of(
     return found
 
 
-def compare(rounds: int, threads: int) -> list[Compared]:
-    """Every shape, format and load, after a round that does not count."""
+def compare(rounds: int, threads: int, limit_seconds: float) -> list[Compared]:
+    """Every shape, format and load, after one that does not count."""
+    begin = time.perf_counter()
     table, rng, reading = cost_table(threads), np.random.default_rng(0), Reading(threads)
     engines = [(name, format, open_engine(path, threads)) for name, format, path in artifacts()]
     found: dict[tuple[str, str, str], list[tuple[float, float]]] = {}
@@ -155,6 +157,8 @@ def compare(rounds: int, threads: int) -> list[Compared]:
         first_token_seconds(engine, max(PROMPTS), rng)
     for _ in range(rounds):
         for name, format, engine in engines:
+            if time.perf_counter() - begin > limit_seconds:
+                break
             for load, pair in round_of(engine, table, reading, rng).items():
                 found.setdefault((name, format, load), []).append(pair)
     return [
@@ -188,13 +192,14 @@ def main() -> None:
     parser.add_argument("--prepare", action="store_true")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=math.inf)
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     if options.prepare:
         for name, format, path in artifacts():
             print(f"{name}, {format}: {path}")
         return
-    rows = compare(options.rounds, options.threads)
+    rows = compare(options.rounds, options.threads, options.seconds)
     print_errors(rows)
     if options.output:
         options.output.write_text(json.dumps([asdict(row) for row in rows], indent=1))

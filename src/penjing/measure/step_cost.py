@@ -1,4 +1,4 @@
-"""A step in parts, as csrc/step.cpp runs it: products as shares of threads, and the row-wise rest in seconds."""
+"""A step in parts, as csrc/step.cpp runs it: products as shares of threads, the row-wise rest in seconds."""
 
 from __future__ import annotations
 

@@ -197,11 +197,8 @@ def working_bytes(
     config: ModelConfig, kv: KvFormats | None, positions: int, step_rows: int, streams: int
 ) -> int:
     """Keys and values of all streams in whole pages, rows of a step, rows of logits."""
-    each = 0
-    for block in config.blocks:
-        if kv is not None:
-            block = block.model_copy(update={"key_format": kv.key, "value_format": kv.value})
-        each += kv_bytes_per_token(config, block)
+    asked = {} if kv is None else {"key_format": kv.key, "value_format": kv.value}
+    each = sum(kv_bytes_per_token(config, block.model_copy(update=asked)) for block in config.blocks)
     widest = max(block.intermediate_size + block.num_heads * config.head_dim for block in config.blocks)
     rows = FLOAT_BYTES * max(step_rows, streams) * (4 * config.hidden_size + 3 * widest)
     logits = FLOAT_BYTES * streams * config.vocab_size
