@@ -1,12 +1,13 @@
 """Predicted beside measured latency: random artifacts of several shapes and formats, streams and prompts.
 
-    python bench/predictions.py --prepare            # writes the artifacts, and the table of costs if it lacks any
+    python bench/predictions.py --prepare            # writes the artifacts
     python bench/predictions.py [--output FILE]      # measures, predicts, and prints how far apart they are
 
-Each round takes every artifact in turn: memory is probed, each number of streams decodes for a few steps
-(their median counts) and each prompt is read to its first token. A prediction takes the table of costs as it
-is in the cache, and the speed of memory from the probes beside the measurement. What is compared is the
-median over rounds of both. Give it a quiet machine.
+What the table of costs lacks is measured first. Each round takes every artifact in turn: memory is probed,
+each number of streams decodes for a few steps (their median counts) and each prompt is read to its first
+token. A prediction takes the table, and the speed of memory from the probes beside the measurement. What is
+compared is the median over rounds of both; --seconds ends the last round early. Give it a quiet machine, and
+PENJING_CACHE another directory to begin with an empty table.
 """
 
 from __future__ import annotations
@@ -32,12 +33,18 @@ from penjing.optimize.predict import cost_table, predict_artifact
 from penjing.optimize.progress import silent
 
 STREAMS, PROMPTS = (1, 2, 4, 8, 16), (64, 128, 256, 512)
-CONTEXT, STEPS = 32, 12
+CONTEXT, STEPS, ENOUGH_SECONDS = 32, 12, 0.03
 FORMATS: dict[str, tuple[tuple[BenchFormat, int], ...]] = {
     "tiny": (("int8", 64), ("int4", 64), ("table3", 64)),
-    "8 blocks of 512": (("int8", 64), ("int4", 128), ("table2", 64), ("int6", 32)),
+    "8 blocks of 512": (("int8", 64), ("int4", 64), ("table2", 64), ("int6", 64)),
     "4 blocks of qwen3-0.6b": (("int8", 64), ("int4", 64), ("table4", 64), ("layered", 64)),
-    "3 blocks of tinyllama-1.1b": (("int8", 64), ("int4", 128), ("table3", 64), ("layered", 64), ("bf16", 64)),
+    "3 blocks of tinyllama-1.1b": (
+        ("int8", 64),
+        ("int4", 128),
+        ("table3", 64),
+        ("layered", 64),
+        ("bf16", 64),
+    ),
 }
 NEW_SHAPES = {
     "8 blocks of 512": shape(
@@ -85,32 +92,36 @@ def open_engine(path: Path, threads: int) -> Engine:
 
 
 def decode_seconds(engine: Engine, streams: int, rng: np.random.Generator) -> float:
-    """Between two tokens while so many streams decode: the median of a few steps."""
-    for _ in range(streams):
-        tokens = rng.integers(0, engine.config.vocab_size, CONTEXT).tolist()
-        engine.submit(tokens, Sampling(max_tokens=STEPS + 1, ignore_eos=True))
-    while len({event.sequence_id for event in engine.step()}) < streams:
-        pass
-    seconds = []
-    while engine.has_work:
-        start = time.perf_counter()
-        engine.step()
-        seconds.append(time.perf_counter() - start)
+    """Between two tokens while so many streams decode: the median of the steps of some time."""
+    seconds: list[float] = []
+    while sum(seconds) < ENOUGH_SECONDS:
+        for _ in range(streams):
+            tokens = rng.integers(0, engine.config.vocab_size, CONTEXT).tolist()
+            engine.submit(tokens, Sampling(max_tokens=STEPS + 1, ignore_eos=True))
+        while len({event.sequence_id for event in engine.step()}) < streams:
+            pass
+        while engine.has_work:
+            start = time.perf_counter()
+            engine.step()
+            seconds.append(time.perf_counter() - start)
     return median(seconds)
 
 
 def first_token_seconds(engine: Engine, prompt: int, rng: np.random.Generator) -> float:
-    """From submission to the first token."""
-    tokens = rng.integers(0, engine.config.vocab_size, prompt).tolist()
-    start = time.perf_counter()
-    engine.submit(tokens, Sampling(max_tokens=1, ignore_eos=True))
-    while engine.has_work:
-        engine.step()
-    return time.perf_counter() - start
+    """From submission to the first token, the median of a few."""
+    seconds: list[float] = []
+    while sum(seconds) < ENOUGH_SECONDS:
+        tokens = rng.integers(0, engine.config.vocab_size, prompt).tolist()
+        start = time.perf_counter()
+        engine.submit(tokens, Sampling(max_tokens=1, ignore_eos=True))
+        while engine.has_work:
+            engine.step()
+        seconds.append(time.perf_counter() - start)
+    return median(seconds)
 
 
 def round_of(
-    path: Path, engine: Engine, table: CostTable, reading: Reading, rng: np.random.Generator
+    engine: Engine, table: CostTable, reading: Reading, rng: np.random.Generator
 ) -> dict[str, tuple[float, float]]:
     """(predicted, measured) of every load, once."""
     measured, probes = {}, [reading.bytes_per_second() for _ in range(3)]
@@ -135,16 +146,21 @@ def round_of(
     return found
 
 
-def compare(rounds: int, threads: int) -> list[Compared]:
-    """Every shape, format and load, after a round that does not count."""
+def compare(rounds: int, threads: int, limit_seconds: float) -> list[Compared]:
+    """Every shape, format and load, after one that does not count."""
+    begin = time.perf_counter()
     table, rng, reading = cost_table(threads), np.random.default_rng(0), Reading(threads)
-    engines = [(name, format, path, open_engine(path, threads)) for name, format, path in artifacts()]
+    engines = [(name, format, open_engine(path, threads)) for name, format, path in artifacts()]
     found: dict[tuple[str, str, str], list[tuple[float, float]]] = {}
-    for number in range(rounds + 1):
-        for name, format, path, engine in engines:
-            for load, pair in round_of(path, engine, table, reading, rng).items():
-                if number:
-                    found.setdefault((name, format, load), []).append(pair)
+    for _, _, engine in engines:  # what is done but once, and does not count
+        predict_artifact(engine.artifact, table)
+        first_token_seconds(engine, max(PROMPTS), rng)
+    for _ in range(rounds):
+        for name, format, engine in engines:
+            if time.perf_counter() - begin > limit_seconds:
+                break
+            for load, pair in round_of(engine, table, reading, rng).items():
+                found.setdefault((name, format, load), []).append(pair)
     return [
         Compared(*key, *(median(pair[side] for pair in pairs) for side in (0, 1)))
         for key, pairs in found.items()
@@ -158,9 +174,7 @@ def print_errors(rows: Sequence[Compared]) -> None:
     for name, format in dict.fromkeys((row.shape, row.format) for row in rows):
         here = [row for row in rows if (row.shape, row.format) == (name, format)]
         cells = [
-            ", ".join(
-                f"{1e3 * row.measured:.3g} ms {row.error:+.0%}" for row in here if kind in row.load
-            )
+            ", ".join(f"{1e3 * row.measured:.3g} ms {row.error:+.0%}" for row in here if kind in row.load)
             for kind in ("streams", "prompt")
         ]
         print(f"| {name} | {format} | {cells[0]} | {cells[1]} |")
@@ -178,16 +192,14 @@ def main() -> None:
     parser.add_argument("--prepare", action="store_true")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=math.inf)
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     if options.prepare:
-        table = cost_table(options.threads)
         for name, format, path in artifacts():
-            start = time.perf_counter()
-            predict_artifact(path, table)
-            print(f"{name}, {format}: {time.perf_counter() - start:.1f} s, busy: {table.busy}")
+            print(f"{name}, {format}: {path}")
         return
-    rows = compare(options.rounds, options.threads)
+    rows = compare(options.rounds, options.threads, options.seconds)
     print_errors(rows)
     if options.output:
         options.output.write_text(json.dumps([asdict(row) for row in rows], indent=1))

@@ -7,7 +7,7 @@ import os
 
 import typer
 
-from penjing.cli import bench, inspect, make, report, run, shape
+from penjing.cli import advise, bench, inspect, make, report, run, shape
 from penjing.cli.show import fail
 from penjing.errors import PenjingError
 
@@ -27,6 +27,7 @@ app = typer.Typer(
 GARBAGE_THRESHOLD = 50_000  # new objects between two looks; 700 by default
 
 INSPECT, MAKE, SHAPE, RUN = "Look", "Make smaller", "Reshape and train", "Run"
+app.command("advise", rich_help_panel=INSPECT)(advise.advise)
 app.command("profile", rich_help_panel=INSPECT)(inspect.profile)
 app.command("evaluate", rich_help_panel=INSPECT)(inspect.evaluate)
 app.command("verify", rich_help_panel=INSPECT)(inspect.verify)

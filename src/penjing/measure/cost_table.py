@@ -1,7 +1,7 @@
 """The table of measured costs of this machine: filled as it is asked, kept from one run to the next.
 
 A table belongs to a processor model, an instruction set, a number of threads and a build of the core; another
-of any of them is another table. It lies in a directory of the user's as JSON, and its hash names its contents.
+of any of them is another table. It lies in a directory of the user's as JSON; its hash names its contents.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from penjing.kernels import _core, default_isa
-from penjing.measure import kernel_times
+from penjing.measure.attention_times import measure_attentions
 from penjing.measure.machine import cpu_model, processor_share, usable_cores
 from penjing.measure.probe_model import Stored
-from penjing.measure.times import AttentionTimes, Memory, ProductTimes, RowTimes
+from penjing.measure.product_times import measure_product
+from penjing.measure.row_times import measure_memory, measure_rows
+from penjing.measure.times import AttentionPair, Memory, ProductTimes, RowTimes
 from penjing.spec import KvFormats, Spec, canonical_json
 
 TABLE_VERSION = 1  # of what is measured, and how
@@ -40,13 +42,6 @@ class TableKey(Spec):
     def digest(self) -> str:
         """SHA-256 (hex)."""
         return hashlib.sha256(canonical_json(self).encode()).hexdigest()
-
-
-class AttentionPair(Spec):
-    """Of one token, and of as many tokens of a prompt as are computed together."""
-
-    one: AttentionTimes
-    tile: AttentionTimes
 
 
 def key_of_this_machine(threads: int | None = None, isa: str | None = None) -> TableKey:
@@ -91,38 +86,31 @@ class CostTable:
     @property
     def rows(self) -> RowTimes:
         """Row-wise work, and what a step and a block cost in themselves."""
-        return self.entry("rows", RowTimes, lambda: kernel_times.measure_rows(self.key.threads, self.key.isa))
+        return self.entry("rows", RowTimes, lambda: measure_rows(self.key.threads, self.key.isa))
 
     @property
     def memory(self) -> Memory:
         """How cold weights are, by the bytes that a step reads."""
-        rows = self.rows
-        return self.entry(
-            "memory", Memory, lambda: kernel_times.measure_memory(self.key.threads, self.key.isa, rows)
-        )
+        threads, isa = self.key.threads, self.key.isa
+        return self.entry("memory", Memory, lambda: measure_memory(threads, isa, self.rows))
 
     def product(self, stored: Stored) -> ProductTimes:
         """Products of a format."""
-        rows, memory = self.rows, self.memory
+        threads, isa = self.key.threads, self.key.isa
         return self.entry(
             f"product {stored.label}",
             ProductTimes,
-            lambda: kernel_times.measure_product(
-                stored, self.key.threads, self.key.isa, rows, memory.coldness_of
-            ),
+            lambda: measure_product(stored, threads, isa, self.rows, self.memory),
         )
 
     def attention(self, kv: KvFormats, num_heads: int, num_kv_heads: int, head_dim: int) -> AttentionPair:
         """Attention over one KV head of a block."""
-
-        def measure() -> AttentionPair:
-            one, tile = kernel_times.measure_attentions(
-                kv.key, kv.value, num_heads, num_kv_heads, head_dim, self.key.isa
-            )
-            return AttentionPair(one=one, tile=tile)
-
         name = f"attention {kv.key},{kv.value} {num_heads}/{num_kv_heads} x {head_dim}"
-        return self.entry(name, AttentionPair, measure)
+        return self.entry(
+            name,
+            AttentionPair,
+            lambda: measure_attentions(kv, num_heads, num_kv_heads, head_dim, self.key.isa),
+        )
 
     def entry(self, name: str, kind: type[S], measure: Callable[[], S]) -> S:
         """What is known by a name, or measured now and known from now on."""

@@ -1,4 +1,4 @@
-"""Models of constant codes that are there to be timed: the compiled core's own steps over any shape and format.
+"""Models of constant codes that are there to be timed: the compiled core's own steps, any shape and format.
 
 Speed does not depend on what weights say, so every byte of a plane is the same; but each matrix has memory of
 its own, so that a model larger than the caches comes from memory at every step, as it does when it serves.
@@ -23,7 +23,7 @@ SMALL = 0x1400  # 2^-10 in fp16
 
 @dataclass(frozen=True)
 class Stored:
-    """A matrix format as stored: a format's or float format's name, its groups (0 for floats), zero points."""
+    """A matrix's format as stored: its or a float's name, its groups (0 for floats), zero points."""
 
     name: str
     group_size: int

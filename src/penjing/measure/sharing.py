@@ -1,4 +1,4 @@
-"""How threads share a step, as csrc/share.h, step.cpp and attention.cpp cut it: what the slowest of them does.
+"""How threads share a step, as csrc/share.h, step.cpp and attention.cpp cut it: what the slowest does.
 
 Times of a product measured on all threads are for work that is cut evenly; small products are not cut at all,
 and a prompt's chunks may not come out even. Both are counted here, exactly as the core counts them.

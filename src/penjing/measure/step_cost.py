@@ -1,4 +1,4 @@
-"""A step in parts, as csrc/step.cpp runs it: products as shares of threads, and the row-wise rest in seconds."""
+"""A step in parts, as csrc/step.cpp runs it: products as shares of threads, the row-wise rest in seconds."""
 
 from __future__ import annotations
 
@@ -88,7 +88,14 @@ def rest_of_block(widths: Widths, rows: int, times: RowTimes, threads: int, quan
         shared = row_share(floats, rows, threads, by_columns)
         total += rows * floats * seconds * shared.part + shared.loops * times.loop_seconds
     shares = attention_products(widths, rows, threads) | feed_forward_products(widths, rows, threads)
-    return total + times.loop_seconds * sum(found.share.loops for found in shares.values())
+    loops = sum(found.share.loops for found in shares.values())
+    exchanged = rows * exchanged_floats(widths) * loops / len(shares)
+    return total + times.loop_seconds * loops + times.exchange * exchanged
+
+
+def exchanged_floats(widths: Widths) -> int:
+    """Floats of a row that threads hand to each other in a block."""
+    return 4 * widths.hidden + 2 * (widths.query + widths.key) + 3 * widths.inner
 
 
 def row_share(floats: int, rows: int, threads: int, by_columns: bool) -> Share:

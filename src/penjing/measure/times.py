@@ -11,21 +11,25 @@ from penjing.spec import Spec
 class RowTimes(Spec):
     """Work outside products and attention, one thread. norm, quantize, gate, rotate: seconds a float.
 
-    loop_seconds: of threads that meet for shared work. step_seconds, block_seconds: of a step and a block
-    that no size explains, with one row; step_row_seconds and block_row_seconds: for each further row.
-    tile_seconds: of the attention of a token that sees itself alone, over one KV head.
+    tile_seconds: of the attention of a token that sees itself alone, over one KV head. loop_seconds: of
+    threads that meet for shared work; exchange: of a float that one has written and another reads;
+    wake_seconds: that a step takes longer when its threads have gone to sleep.
+    step_seconds, block_seconds: of a step and a block that no size explains, with one row; step_row_seconds,
+    block_row_seconds: for each further row.
     """
 
     norm: float
     quantize: float
     gate: float
     rotate: float
-    loop_seconds: float
     step_seconds: float
     block_seconds: float
     step_row_seconds: float
     block_row_seconds: float
     tile_seconds: float
+    loop_seconds: float = 0.0
+    exchange: float = 0.0
+    wake_seconds: float = 0.0
 
 
 class Memory(Spec):
@@ -91,3 +95,10 @@ class AttentionTimes(Spec):
         if positions < 256:
             return self.tile_seconds + (self.span_seconds - self.tile_seconds) * positions / 256
         return self.span_seconds + self.position_seconds * (positions - 256)
+
+
+class AttentionPair(Spec):
+    """Of one token, and of as many tokens of a prompt as are computed together."""
+
+    one: AttentionTimes
+    tile: AttentionTimes

@@ -95,6 +95,7 @@ class IdleRunner:
     ) -> NDArray[np.float32]:
         """Zeros for every wanted row."""
         start = time.perf_counter()
+        assert sequences, "an engine runs no empty steps"
         assert out is not None, "an engine brings its own logits"
         out[:] = self._weights.max() - 1
         self.busy_seconds += time.perf_counter() - start

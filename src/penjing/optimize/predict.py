@@ -92,8 +92,9 @@ def predict(
     host = host_times(table)
     sampled = config.vocab_size * host.logit_seconds
     parts = timer.parts(Load(streams, 1, context))
-    parts["host"] = host.step_seconds + (streams - 1) * host.stream_seconds + sampled * streams
-    prefill = sampled + host.step_seconds + prompt * host.prompt_seconds
+    around = host.step_seconds + table.rows.wake_seconds
+    parts["host"] = around + (streams - 1) * host.stream_seconds + sampled * streams
+    prefill = sampled + around + prompt * host.prompt_seconds
     for first in range(0, prompt, STEP_TOKENS):
         prefill += timer.seconds(Load(1, min(STEP_TOKENS, prompt - first), first))
     decode = sum(parts.values())
@@ -196,11 +197,8 @@ def working_bytes(
     config: ModelConfig, kv: KvFormats | None, positions: int, step_rows: int, streams: int
 ) -> int:
     """Keys and values of all streams in whole pages, rows of a step, rows of logits."""
-    each = 0
-    for block in config.blocks:
-        if kv is not None:
-            block = block.model_copy(update={"key_format": kv.key, "value_format": kv.value})
-        each += kv_bytes_per_token(config, block)
+    asked = {} if kv is None else {"key_format": kv.key, "value_format": kv.value}
+    each = sum(kv_bytes_per_token(config, block.model_copy(update=asked)) for block in config.blocks)
     widest = max(block.intermediate_size + block.num_heads * config.head_dim for block in config.blocks)
     rows = FLOAT_BYTES * max(step_rows, streams) * (4 * config.hidden_size + 3 * widest)
     logits = FLOAT_BYTES * streams * config.vocab_size
