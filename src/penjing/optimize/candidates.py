@@ -51,6 +51,6 @@ def candidates(
     """
     found = []
     for name, recipe in recipes.items():
-        step = recipe.steps[0]
+        step = recipe.quantizing
         found.append(Candidate(name, recipe, artifact_bytes(config, step.weights, step.embedding, own)))
     return sorted(found, key=lambda candidate: candidate.tensor_bytes)

@@ -19,7 +19,7 @@ from penjing.models import Checkpoint
 from penjing.optimize.progress import Progress, silent
 from penjing.optimize.self_written import self_written
 from penjing.quantize import quantize_checkpoint
-from penjing.quantize.walk import only_step
+from penjing.quantize.walk import Origin, last_step
 from penjing.spec import Calibration, QuantizeStep, Recipe
 from penjing.text import Tokenizer
 from penjing.text.tokenizer import TOKENIZER_FILE
@@ -43,6 +43,7 @@ def quantize(
     recipe: Recipe,
     data: Sequence[Path] = (),
     *,
+    origin: Origin | None = None,
     max_ram_bytes: int | None = None,
     resume: bool = False,
     force: bool = False,
@@ -53,27 +54,30 @@ def quantize(
     """Write the artifact of a recipe, with calibration text where its method needs it.
 
     data: texts to calibrate on; without, the built-in one and one that the model writes itself, in the parts
-    that the recipe says. The recipe in the artifact says what was done. Raises SpecError for options that a
+    that the recipe says. origin: where earlier steps of the recipe began, if there were any. The recipe in
+    the artifact says what was done. Raises SpecError for options that a
     method without data cannot have, and what `quantize_checkpoint` and `quantize_calibrated` raise.
     """
     checkpoint = Checkpoint.open(model)
-    calibration = only_step(recipe).calibration
+    step = last_step(recipe, origin)
+    calibration = step.calibration
     if calibration is None:
         if data or resume or max_ram_bytes is not None:
             raise SpecError(
-                f"the method {only_step(recipe).method} looks at weights alone: leave out --data, --resume "
+                f"the method {step.method} looks at weights alone: leave out --data, --resume "
                 "and --max-ram, or choose --method auto"
             )
         return quantize_checkpoint(
             checkpoint,
             out,
             recipe,
+            origin=origin,
             force=force,
             progress=lambda done, total: progress("quantize", done, total),
         )
     calibration = possible(calibration, checkpoint, bool(data), say)
-    steps = tuning_steps(only_step(recipe), checkpoint, say)
-    step = only_step(recipe).model_copy(update={"calibration": calibration, "tuning_steps": steps})
+    steps = tuning_steps(step, checkpoint, say)
+    step = step.model_copy(update={"calibration": calibration, "tuning_steps": steps})
     tokens = calibration_tokens(
         checkpoint, calibration, data, seed=recipe.seed, threads=threads, progress=progress
     )
@@ -89,8 +93,9 @@ def quantize(
     artifact: Artifact = calibrated.quantize_calibrated(
         checkpoint,
         out,
-        recipe.model_copy(update={"steps": (step,)}),
+        recipe.model_copy(update={"steps": (*recipe.shaping, step)}),
         tokens,
+        origin=origin,
         **limit,
         resume=resume,
         force=force,

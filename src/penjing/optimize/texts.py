@@ -54,6 +54,14 @@ class Texts:
     stop: NDArray[np.int64]
     report: NDArray[np.int64]
 
+    @property
+    def hash(self) -> str:
+        """SHA-256 of all three parts."""
+        digest = hashlib.sha256()
+        for part in (self.learn.tokens, self.stop, self.report):
+            digest.update(repr(part.shape).encode() + np.ascontiguousarray(part).tobytes())
+        return digest.hexdigest()
+
     def sequences(self, count: int) -> NDArray[np.int64]:
         """The first inputs to learn from, int64 [count, length], or fewer if that is all there is."""
         most = min(count, self.learn.num_blocks(self.length))

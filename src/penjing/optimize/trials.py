@@ -126,7 +126,7 @@ class Trials:
                 progress=lambda done, total: self.progress(stage, done, total),
             )
             assert artifact.tensor_bytes == candidate.tensor_bytes, (artifact.tensor_bytes, candidate)
-            check_round_trip(artifact, self.checkpoint, candidate.recipe.steps[0], self.progress)
+            check_round_trip(artifact, self.checkpoint, candidate.recipe.quantizing, self.progress)
         return path
 
     def discard(self, candidate: Candidate) -> None:

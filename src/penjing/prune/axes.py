@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -11,7 +10,6 @@ from torch import Tensor
 from penjing.artifact.config import BlockConfig, ModelConfig
 from penjing.errors import UnsupportedConfigError
 
-Axis = Literal["groups", "channels", "hidden", "blocks"]
 # The axes of every tensor's dimensions, by its name inside a block or the model. `query` and `key` are the
 # rows of heads, which go by key-value groups; a norm inside heads ("") belongs to all of them.
 DIMENSIONS: dict[str, tuple[str, ...]] = {

@@ -34,8 +34,9 @@ from penjing.quantize.state import BlockResult, WorkDirectory
 from penjing.quantize.tracks import Track, begin_track, compute_dtype, cut_chunks
 from penjing.quantize.tuning import tune_blocks
 from penjing.quantize.walk import (
+    Origin,
     encode_without_data,
-    only_step,
+    last_step,
     provenance_of,
     readable_text_files,
     with_kv_format,
@@ -207,6 +208,7 @@ def quantize_calibrated(
     recipe: Recipe,
     tokens: NDArray[np.int64],
     *,
+    origin: Origin | None = None,
     max_ram_bytes: int = DEFAULT_MAX_RAM_BYTES,
     resume: bool = False,
     force: bool = False,
@@ -217,19 +219,20 @@ def quantize_calibrated(
 ) -> Artifact:
     """Write the artifact that a recipe with a method of `METHODS` makes of a checkpoint.
 
-    tokens: the calibration text, int64 [sequences, length]. max_ram_bytes: activations go to a file beside
-    `out` where memory would grow past it; the result is the same. What is finished lies in `OUT.work`, and
-    `resume` goes on from there. check: called with the artifact and the finished blocks before that goes;
-    what it raises takes the artifact away. tuning_tokens: what `auto` tunes the whole model on, where the
-    step says so; None for `tokens`. Raises SpecError, CheckpointError, DataError, FormatError,
-    NonFiniteActivationError or OutputError; all but the first leave the work to be resumed.
+    tokens: the calibration text, int64 [sequences, length]. origin: as in `quantize_checkpoint`.
+    max_ram_bytes: activations go to a file beside `out` where memory would grow past it; the result is the
+    same. What is finished lies in `OUT.work`, and `resume` goes on from there. check: called with the
+    artifact and the finished blocks before that goes; what it raises takes the artifact away. tuning_tokens:
+    what `auto` tunes the whole model on, where the step says so; None for `tokens`. Raises SpecError,
+    CheckpointError, DataError, FormatError, NonFiniteActivationError or OutputError; all but the first leave
+    the work to be resumed.
     """
-    step, out = only_step(recipe), Path(out)
+    step, out = last_step(recipe, origin), Path(out)
     check_tokens(tokens, checkpoint)
     if step.tuning_steps is None:
         step = step.model_copy(update={"tuning_steps": 0})
-    recipe = recipe.model_copy(update={"steps": (step,)})
-    provenance = provenance_of(checkpoint, recipe, digest_of(tokens, tuning_tokens))
+    recipe = recipe.model_copy(update={"steps": (*recipe.shaping, step)})
+    provenance = provenance_of(checkpoint, recipe, digest_of(tokens, tuning_tokens), origin)
     passes = 2 if any(f.name == "layered" for f in assign_formats(checkpoint.config, step).values()) else 1
     ahead = preflight(checkpoint.config, METHODS[step.method], tokens.size, max_ram_bytes, passes=passes)
     say(f"{step.method} on {tokens.shape[0]} sequences of {tokens.shape[1]} tokens: {ahead}")
