@@ -1,4 +1,4 @@
-"""Recipes of several steps: what they end with, that they go on where they were killed, and what is refused."""
+"""Recipes of several steps: what they end with, that killed ones go on, and what is refused."""
 
 from __future__ import annotations
 
@@ -204,7 +204,7 @@ REFUSED: dict[str, list[dict[str, object]]] = {
     "steps: Value error, give at least one": [],
     "steps: Value error, quantize comes last": [QUANTIZE, PRUNE],
     "steps.0: Unable to extract tag using discriminator 'step'": [{"fraction": 0.2}],
-    "steps.0: Input tag 'quantise' found using 'step' does not match any of the expected": [
+    "steps.0: Input tag 'quantise' found using 'step' does not match any": [
         {"step": "quantise"}
     ],
     "steps.0.distill.minuts: Extra inputs": [{"step": "distill", "minuts": 3}],
