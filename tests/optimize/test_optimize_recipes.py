@@ -204,9 +204,7 @@ REFUSED: dict[str, list[dict[str, object]]] = {
     "steps: Value error, give at least one": [],
     "steps: Value error, quantize comes last": [QUANTIZE, PRUNE],
     "steps.0: Unable to extract tag using discriminator 'step'": [{"fraction": 0.2}],
-    "steps.0: Input tag 'quantise' found using 'step' does not match any": [
-        {"step": "quantise"}
-    ],
+    "steps.0: Input tag 'quantise' found using 'step' does not match any": [{"step": "quantise"}],
     "steps.0.distill.minuts: Extra inputs": [{"step": "distill", "minuts": 3}],
     "steps.0.prune.fraction: Input should be less than 1": [{"step": "prune", "fraction": 1.5}],
     "steps.0.prune.axes: Value error, sparsity and pattern": [

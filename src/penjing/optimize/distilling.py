@@ -33,8 +33,7 @@ from penjing.optimize.learning import (
     learn,
     steps_of,
 )
-from penjing.optimize.progress import Progress, silent
-from penjing.optimize.quantizing import Say, say_nothing
+from penjing.optimize.progress import Progress, Say, silent
 from penjing.optimize.shaping import (
     BATCH,
     Shaped,
@@ -67,7 +66,7 @@ def distill(
     seed: int = 0,
     force: bool = False,
     threads: int | None = None,
-    say: Say = say_nothing,
+    say: Say = silent,
     progress: Progress = silent,
 ) -> Shaped:
     """Write the student after it learned from the teacher; both are checkpoints of one tokenizer.

@@ -16,8 +16,7 @@ from penjing.artifact.config import ModelConfig, expected_tensors
 from penjing.errors import CorruptCheckpointError
 from penjing.measure.cost import model_cost
 from penjing.models.trainable import TrainableModel
-from penjing.optimize.progress import Progress
-from penjing.optimize.quantizing import Say
+from penjing.optimize.progress import Progress, Say
 from penjing.spec.steps import Paced
 from penjing.training.loop import Task, TrainingConfig, train
 from penjing.training.objectives import sequence_losses

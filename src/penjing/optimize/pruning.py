@@ -9,8 +9,7 @@ from torch import Tensor
 
 from penjing.artifact.config import ModelConfig, TensorRole, block_tensors, count_parameters
 from penjing.models import Checkpoint
-from penjing.optimize.progress import Progress, silent
-from penjing.optimize.quantizing import Say, say_nothing
+from penjing.optimize.progress import Progress, Say, silent
 from penjing.optimize.shaping import (
     Made,
     Reshaping,
@@ -39,7 +38,7 @@ def prune(
     seed: int = 0,
     force: bool = False,
     threads: int | None = None,
-    say: Say = say_nothing,
+    say: Say = silent,
     progress: Progress = silent,
 ) -> Shaped:
     """Write a pruned checkpoint; nothing is trained.

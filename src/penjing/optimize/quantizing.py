@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -16,7 +16,7 @@ from penjing.data.calibration import BUILT_IN_TEXT, calibration_sequences
 from penjing.errors import SpecError
 from penjing.measure.machine import usable_memory_bytes
 from penjing.models import Checkpoint
-from penjing.optimize.progress import Progress, silent
+from penjing.optimize.progress import Progress, Say, silent
 from penjing.optimize.self_written import self_written
 from penjing.quantize import quantize_checkpoint
 from penjing.quantize.walk import Origin, last_step
@@ -24,17 +24,10 @@ from penjing.spec import Calibration, QuantizeStep, Recipe
 from penjing.text import Tokenizer
 from penjing.text.tokenizer import TOKENIZER_FILE
 
-Say = Callable[[str], None]
-
-
 TUNING_STEPS = 200
 TUNING_SEQUENCES_A_STEP = 2  # written for it: every sequence is seen twice
 TUNING_BYTES_A_WEIGHT = 40  # original, latent, gradient, two moments, and what a step computes
 LARGEST_TUNED = 50_000_000  # weights: beyond, tuning takes hours
-
-
-def say_nothing(line: str) -> None:
-    """Tell nobody."""
 
 
 def quantize(
@@ -48,7 +41,7 @@ def quantize(
     resume: bool = False,
     force: bool = False,
     threads: int | None = None,
-    say: Say = say_nothing,
+    say: Say = silent,
     progress: Progress = silent,
 ) -> Artifact:
     """Write the artifact of a recipe, with calibration text where its method needs it.

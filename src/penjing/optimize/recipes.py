@@ -14,9 +14,9 @@ from penjing.artifact.writer import objection_to_replacing
 from penjing.errors import CorruptCheckpointError, SpecError
 from penjing.models import Checkpoint
 from penjing.optimize.distilling import distill
-from penjing.optimize.progress import Progress, silent
+from penjing.optimize.progress import Progress, Say, silent
 from penjing.optimize.pruning import prune
-from penjing.optimize.quantizing import Say, quantize, say_nothing
+from penjing.optimize.quantizing import quantize
 from penjing.optimize.shaping import Shaped, check_output
 from penjing.optimize.training import train
 from penjing.optimize.transferring import transfer
@@ -56,7 +56,7 @@ def apply_recipe(
     resume: bool = False,
     force: bool = False,
     threads: int | None = None,
-    say: Say = say_nothing,
+    say: Say = silent,
     progress: Progress = silent,
 ) -> Compressed:
     """Take the steps of a recipe; write an artifact if it ends with `quantize`, else a checkpoint.

@@ -23,8 +23,7 @@ from penjing.models import Checkpoint
 from penjing.models.torch_model import TorchModel, tensor_of
 from penjing.models.weights_file import objection_to_replacing
 from penjing.models.writing import write_checkpoint
-from penjing.optimize.progress import Progress, silent
-from penjing.optimize.quantizing import Say, say_nothing
+from penjing.optimize.progress import Progress, Say, silent
 from penjing.optimize.texts import Texts, Wanted, gather_texts
 from penjing.spec import FloatFormat, Spec
 from penjing.training.objectives import next_token_loss
@@ -201,7 +200,7 @@ def reshape(
     reshaping: Reshaping,
     make: Callable[[Tensor], Made],
     *,
-    say: Say = say_nothing,
+    say: Say = silent,
     progress: Progress = silent,
 ) -> Shaped:
     """Write what `make` gives for tokens int64 [sequences, length], and measure before and after.

@@ -25,8 +25,7 @@ from penjing.optimize.learning import (
     learn,
     steps_of,
 )
-from penjing.optimize.progress import Progress, silent
-from penjing.optimize.quantizing import Say, say_nothing
+from penjing.optimize.progress import Progress, Say, silent
 from penjing.optimize.shaping import (
     Shaped,
     Side,
@@ -61,7 +60,7 @@ def train(
     seed: int = 0,
     force: bool = False,
     threads: int | None = None,
-    say: Say = say_nothing,
+    say: Say = silent,
     progress: Progress = silent,
 ) -> Shaped:
     """Write a checkpoint trained on the next token of `data`, part of which is held apart.

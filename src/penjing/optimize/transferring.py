@@ -12,8 +12,7 @@ from penjing.artifact.config import BlockConfig, ModelConfig, count_parameters
 from penjing.errors import SpecError
 from penjing.models import Checkpoint
 from penjing.models.torch_model import TorchModel
-from penjing.optimize.progress import Progress, silent
-from penjing.optimize.quantizing import Say, say_nothing
+from penjing.optimize.progress import Progress, Say, silent
 from penjing.optimize.shaping import (
     Made,
     Reshaping,
@@ -79,7 +78,7 @@ def transfer(
     seed: int = 0,
     force: bool = False,
     threads: int | None = None,
-    say: Say = say_nothing,
+    say: Say = silent,
     progress: Progress = silent,
 ) -> Shaped:
     """Write a checkpoint of another shape: subcloned if smaller, with the same logits if larger.

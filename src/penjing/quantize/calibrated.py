@@ -24,9 +24,10 @@ from penjing.artifact import Artifact, ArtifactWriter, Provenance, block_tensors
 from penjing.errors import DataError, NonFiniteWeightError
 from penjing.formats import pack, tiny_notice
 from penjing.models import Checkpoint
+from penjing.models.axes import scaled_norm
 from penjing.models.torch_model import TorchModel, tensor_of
 from penjing.quantize.assignment import assign_formats
-from penjing.quantize.block_walk import BlockWalk, advance_block, scaled_norm
+from penjing.quantize.block_walk import BlockWalk, advance_block
 from penjing.quantize.methods import METHODS
 from penjing.quantize.planes import Rounder
 from penjing.quantize.preflight import preflight
@@ -198,10 +199,6 @@ def tensors_of(arrays: Mapping[str, NDArray[np.float32]]) -> dict[str, Tensor]:
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
-def quietly(stage: str, done: int, total: int) -> None:
-    """Report to nobody."""
-
-
 def quantize_calibrated(
     checkpoint: Checkpoint,
     out: str | Path,
@@ -213,7 +210,7 @@ def quantize_calibrated(
     resume: bool = False,
     force: bool = False,
     say: Say = print,
-    report: Report = quietly,
+    report: Report = lambda *_: None,
     check: Check | None = None,
     tuning_tokens: NDArray[np.int64] | None = None,
 ) -> Artifact:
@@ -294,7 +291,7 @@ def write_artifact(walk: CalibratedWalk, out: Path, provenance: Provenance, *, f
                     vector = walk.read(name).float()
                     if index is not None and finished is not None and inner in finished.channel_scales:
                         scales = torch.from_numpy(finished.channel_scales[inner])
-                        vector = scaled_norm(vector, scales, config.norm_offset)
+                        vector = scaled_norm(vector, config.norm_offset, by=scales)
                     best = vector.numpy()
                     tuned = best if index is None or finished is None else finished.vectors.get(inner, best)
                     writer.add_vector(name, tuned, best if len(walk.tiers) == 2 else None)
