@@ -179,7 +179,7 @@ def list_options(subject: Subject, expect: Expect, progress: Progress) -> list[O
 def as_it_is(subject: Subject, expect: Expect) -> list[Option]:
     """A checkpoint in its own dtype, an artifact at each of its tiers."""
     if subject.artifact is None:
-        formats = assign_formats(subject.config, preset("keep").steps[0])
+        formats = assign_formats(subject.config, preset("keep").quantizing)
         found = expect(subject.config, formats, KvFormats(key="fp32", value="fp32"), subject.own, "best")
         what = "nothing changed, in its own dtype"
         return [
@@ -213,7 +213,7 @@ def as_it_is(subject: Subject, expect: Expect) -> list[Option]:
 def become(subject: Subject, known: Known, expect: Expect) -> Option:
     """What a known way would make of the model."""
     config = pruned(subject.config) if known.pruned else subject.config
-    step = preset(known.format).steps[0]
+    step = preset(known.format).quantizing
     found = expect(config, assign_formats(config, step), step.kv_formats, subject.own, known.tier)
     source = subject.model if subject.artifact is None else "CHECKPOINT"
     return option(

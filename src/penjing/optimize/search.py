@@ -30,9 +30,9 @@ from penjing.optimize.documents import read_parts, record_text
 from penjing.optimize.evaluate import DEFAULT_TOKENS, Settings, check_enough, open_engine, windows_of
 from penjing.optimize.evaluation import Evaluation
 from penjing.optimize.predict import cost_table
-from penjing.optimize.progress import Progress, silent
+from penjing.optimize.progress import Progress, Say, silent
 from penjing.optimize.proof import Proof
-from penjing.optimize.quantizing import Say, calibration_tokens, possible, say_nothing
+from penjing.optimize.quantizing import calibration_tokens, possible
 from penjing.optimize.record import SearchRecord, write_record
 from penjing.optimize.reference import cache_directory, reference_artifact
 from penjing.optimize.searched import kept_record
@@ -72,7 +72,7 @@ def optimize(
     seed: int = 0,
     speed: bool = True,
     force: bool = False,
-    say: Say = say_nothing,
+    say: Say = silent,
     progress: Progress = silent,
 ) -> Optimized:
     """Publish at `out` the candidate that is best for the objective among those that keep the budget.
@@ -231,4 +231,3 @@ def publish(
         trials=tuple(trial for _, trial in search.tried),
         record=record,
     )
-

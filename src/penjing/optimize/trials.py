@@ -25,9 +25,9 @@ from penjing.optimize.documents import Tokens
 from penjing.optimize.evaluate import Settings, evaluate_documents, open_engine
 from penjing.optimize.evaluation import Evaluation
 from penjing.optimize.load import measure_load
-from penjing.optimize.progress import Progress
+from penjing.optimize.progress import Progress, Say
 from penjing.optimize.proof import Proof, prove
-from penjing.optimize.quantizing import Say, quantize
+from penjing.optimize.quantizing import quantize
 from penjing.optimize.roundtrip import check_round_trip
 from penjing.spec import Budget, Spec, canonical_json
 
@@ -162,7 +162,7 @@ class Trials:
         """Quantize a candidate for real, unless it is there, and check that it reads back; its path."""
         path = self.directory / candidate.key
         if not path.exists():
-            step = candidate.recipe.steps[-1]
+            step = candidate.recipe.quantizing
             artifact = quantize(
                 self.checkpoint.path,
                 path,
