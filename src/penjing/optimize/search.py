@@ -160,7 +160,7 @@ def begin(
     trials = Trials(
         checkpoint, reference, budget, settings, directory, data.name, tune, report, progress, say
     )
-    costs = Costs(checkpoint, budget, scored.losses, table)
+    costs = Costs(checkpoint, budget, scored, table)
     return Search(trials, costs, costs.groups(), objective, method, FIRST_GAIN.get(method, 1.0))
 
 
