@@ -100,10 +100,7 @@ def record(tray: Path, chosen: Evaluation, directory: Path) -> SearchRecord:
         update={
             "before": before,
             "after": after,
-            "frontier": (
-                point("int4/64", measured(small.path), "measured"),
-                point("int8/64", chosen, "chosen"),
-            ),
+            "frontier": (point("int4/64", smaller, "measured"), point("int8/64", chosen, "chosen")),
             "roofline": roofline,
             "time": time_of(artifact, profile, roofline),
             "errors": errors_of(quality),
