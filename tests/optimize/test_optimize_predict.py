@@ -54,7 +54,8 @@ def test_more_of_anything_takes_longer() -> None:
         found.tokens_per_second for found in streams
     )
     memory = [found.peak_memory_bytes for found in streams]
-    assert memory == sorted(memory) and memory[0] > streams[0].tensor_bytes
+    assert memory == sorted(memory)
+    assert memory[0] > streams[0].tensor_bytes
 
 
 def test_smaller_formats_decode_faster_where_memory_binds() -> None:
@@ -94,7 +95,8 @@ def test_mixed_formats_lie_between() -> None:
 def test_seconds_of_a_choice_are_those_of_its_step() -> None:
     shapes = ((5632, 2048), (5632, 2048))
     int8, int4 = (seconds_of(shapes, WeightFormat(name=name), MadeUpTable()) for name in ("int8", "int4"))
-    assert int8 == pytest.approx(2 * 5632 * 2048 * (1 + 2 / 64) / READ, rel=0.1) and int4 < int8
+    assert int8 == pytest.approx(2 * 5632 * 2048 * (1 + 2 / 64) / READ, rel=0.1)
+    assert int4 < int8
     timer = StepTimer(
         LARGE,
         stored_formats(LARGE, assign_formats(LARGE, preset("int4").steps[0])),
@@ -125,7 +127,8 @@ def test_an_artifact_is_predicted_as_it_stands(tmp_path: Path) -> None:
     artifact, config = Artifact.open(path), find_shape("tiny", "int8")
     formats, own = formats_of(artifact)
     step = preset("layered", 32).steps[0]
-    assert formats == assign_formats(config, step) and not own
+    assert formats == assign_formats(config, step)
+    assert not own
     found = predict_artifact(path, MadeUpTable())
     assert found == predict(config, assign_formats(config, step), None, MadeUpTable())
     assert found.tensor_bytes == pytest.approx(artifact_bytes(config, step.weights, step.embedding), abs=200)
@@ -135,6 +138,7 @@ def test_an_artifact_is_predicted_as_it_stands(tmp_path: Path) -> None:
 def test_floats_keep_their_own_dtype(tmp_path: Path) -> None:
     artifact = Artifact.open(random_artifact("tiny", "bf16", directory=tmp_path))
     formats, own = formats_of(artifact)
-    assert set(own.values()) == {"bf16"} and {format.name for format in formats.values()} == {"keep"}
+    assert set(own.values()) == {"bf16"}
+    assert {format.name for format in formats.values()} == {"keep"}
     found = predict_artifact(artifact, MadeUpTable())
     assert found.tensor_bytes == pytest.approx(artifact.tensor_bytes, abs=200)
