@@ -42,7 +42,7 @@ from penjing.training.optimizers import AdamW, Muon
 from penjing.training.schedules import Schedule
 
 RESULTS = Path(__file__).parents[1] / "docs" / "compression"
-LENGTH, BATCH, JUDGED_ON, EVALUATIONS = 256, 8, 32, 12
+LENGTH, BATCH, JUDGED_ON, EVALUATIONS = 256, 8, 32, 6
 WAYS = {
     "distilled": Distillation(hard_weight=0.5, feature_weight=1.0),
     "teacher alone": Distillation(),
@@ -99,12 +99,13 @@ def run(fraction: float, way: str, minutes: float | None, directory: Path) -> No
     checkpoint = Checkpoint.open("seedling")
     teacher = TrainableModel.of(checkpoint, LENGTH)
     held_out = torch.from_numpy(evaluation_windows().tokens)
-    least, _ = judge(teacher, teacher, held_out)
+    said = teacher_says(teacher, held_out)
+    least, _ = judge(teacher, said, held_out)
     student = pruned(checkpoint, fraction)
     parameters = block_parameters(student.config) / block_parameters(checkpoint.config)
     if way == "scratch":
         student = random_model(student.config, LENGTH)
-    before, divergence = judge(student, teacher, held_out)
+    before, divergence = judge(student, said, held_out)
     result = Result(fraction, way, parameters, least, [(0, 0.0, before, divergence)])
     print(f"teacher {least:.4f}; {parameters:.1%} of the blocks: {before:.4f}", flush=True)
     task = distillation_task(student, teacher, Lessons(packed_text(directory), LENGTH, BATCH), WAYS[way])
@@ -115,7 +116,7 @@ def run(fraction: float, way: str, minutes: float | None, directory: Path) -> No
         nonlocal judging
         seconds = time.process_time() - started - judging
         began = time.process_time()
-        loss, divergence = judge(student, teacher, held_out)
+        loss, divergence = judge(student, said, held_out)
         judging += time.process_time() - began
         result.curve.append((line.step * BATCH * LENGTH, seconds, loss, divergence))
         print(f"{line.step} of {steps}: {loss:.4f}, KL {divergence:.4f}, {seconds:.0f} s", flush=True)
@@ -172,11 +173,17 @@ def steps_within(task: Task, seconds: float) -> int:
 
 
 @torch.no_grad()
-def judge(model: TrainableModel, teacher: TrainableModel, windows: Tensor) -> tuple[float, float]:
-    """Mean NLL, and KL from the teacher, of windows int64 [n, 256], nats a token."""
+def teacher_says(teacher: TrainableModel, windows: Tensor) -> list[Tensor]:
+    """Log-probabilities of every next token, eight windows at a time, float32 [8, 255, vocabulary]."""
+    return [functional.log_softmax(teacher(part)[:, :-1], -1) for part in windows.split(8)]
+
+
+@torch.no_grad()
+def judge(model: TrainableModel, said: list[Tensor], windows: Tensor) -> tuple[float, float]:
+    """Mean NLL, and KL from what the teacher says, of windows int64 [n, 256], nats a token."""
     total = divergence = 0.0
-    for part in windows.split(8):
-        mine, theirs = (functional.log_softmax(each(part)[:, :-1], -1) for each in (model, teacher))
+    for part, theirs in zip(windows.split(8), said, strict=True):
+        mine = functional.log_softmax(model(part)[:, :-1], -1)
         total += functional.nll_loss(mine.flatten(0, 1), part[:, 1:].flatten(), reduction="sum").item()
         divergence += functional.kl_div(mine, theirs, reduction="sum", log_target=True).item()
     count = windows[:, 1:].numel()

@@ -27,10 +27,15 @@ def test_examples_run(
     assert "InfeasibleBudgetError" in said
     assert {path.name for path in tmp_path.iterdir()} == {
         "cache",
+        "begun",
+        "grown",
+        "healed",
+        "pruned",
         "tray",
         "tray.gguf",
         "tray-for-others",
         "tray-int8",
         "tray-layered",
         "tray-packed",
+        "tray-small",
     }

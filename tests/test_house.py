@@ -126,19 +126,28 @@ def test_public_names() -> None:
         "Artifact",
         "Budget",
         "Completion",
+        "DistillStep",
         "Engine",
         "PenjingError",
+        "PruneStep",
         "Recipe",
         "Sampling",
+        "TrainStep",
+        "TransferStep",
         "Workload",
         "bench",
+        "compress",
+        "distill",
         "evaluate",
         "export",
         "optimize",
         "preset",
         "profile",
+        "prune",
         "quantize",
         "serve",
+        "train",
+        "transfer",
         "verify",
     ]
     assert set(penjing._HOMES) == set(penjing.__all__) <= set(dir(penjing))
@@ -146,7 +155,7 @@ def test_public_names() -> None:
         assert getattr(penjing, name) is not None
 
 
-@pytest.mark.parametrize("verb", ["export", "optimize", "quantize", "serve"])
+@pytest.mark.parametrize("verb", ["distill", "export", "optimize", "prune", "quantize", "serve", "transfer"])
 def test_a_package_is_its_verb_whichever_was_imported_first(verb: str) -> None:
     for imports in (f"import penjing.{verb}", f"import penjing; penjing.{verb}; import penjing.{verb}"):
         code = f"{imports}\nassert callable(penjing.{verb}) and penjing.{verb}.__doc__\npenjing.{verb}()"

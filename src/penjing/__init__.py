@@ -21,13 +21,18 @@ if TYPE_CHECKING:
     from penjing.models.embedded import SEEDLING_TEXT
     from penjing.optimize.bench import Workload
     from penjing.optimize.bench import measure_bench as bench
+    from penjing.optimize.distilling import distill as distill
     from penjing.optimize.evaluate import evaluate
     from penjing.optimize.profile import measure_profile as profile
+    from penjing.optimize.pruning import prune as prune
+    from penjing.optimize.recipes import apply_recipe as compress
     from penjing.optimize.search import optimize
+    from penjing.optimize.training import train
+    from penjing.optimize.transferring import transfer as transfer
     from penjing.optimize.verify import verify
     from penjing.quantize.walk import quantize_checkpoint as quantize
     from penjing.serve.artifacts import serve_models as serve
-    from penjing.spec import Budget, Recipe, preset
+    from penjing.spec import Budget, DistillStep, PruneStep, Recipe, TrainStep, TransferStep, preset
 
     __version__: str
 
@@ -37,19 +42,28 @@ _HOMES = {
     "Artifact": ("penjing.artifact", "Artifact"),
     "Budget": ("penjing.spec", "Budget"),
     "Completion": ("penjing.engine", "Completion"),
+    "DistillStep": ("penjing.spec", "DistillStep"),
     "Engine": ("penjing.engine", "Engine"),
     "PenjingError": ("penjing.errors", "PenjingError"),
+    "PruneStep": ("penjing.spec", "PruneStep"),
     "Recipe": ("penjing.spec", "Recipe"),
     "Sampling": ("penjing.engine", "Sampling"),
+    "TrainStep": ("penjing.spec", "TrainStep"),
+    "TransferStep": ("penjing.spec", "TransferStep"),
     "Workload": ("penjing.optimize.bench", "Workload"),
     "bench": ("penjing.optimize.bench", "measure_bench"),
+    "compress": ("penjing.optimize.recipes", "apply_recipe"),
+    "distill": ("penjing.distill", ""),
     "evaluate": ("penjing.optimize.evaluate", "evaluate"),
     "export": ("penjing.export", ""),
     "optimize": ("penjing.optimize", ""),
     "preset": ("penjing.spec", "preset"),
     "profile": ("penjing.optimize.profile", "measure_profile"),
+    "prune": ("penjing.prune", ""),
     "quantize": ("penjing.quantize", ""),
     "serve": ("penjing.serve", ""),
+    "train": ("penjing.optimize.training", "train"),
+    "transfer": ("penjing.transfer", ""),
     "verify": ("penjing.optimize.verify", "verify"),
 }
 
@@ -58,19 +72,28 @@ __all__ = [
     "Artifact",
     "Budget",
     "Completion",
+    "DistillStep",
     "Engine",
     "PenjingError",
+    "PruneStep",
     "Recipe",
     "Sampling",
+    "TrainStep",
+    "TransferStep",
     "Workload",
     "bench",
+    "compress",
+    "distill",
     "evaluate",
     "export",
     "optimize",
     "preset",
     "profile",
+    "prune",
     "quantize",
     "serve",
+    "train",
+    "transfer",
     "verify",
 ]
 

@@ -66,18 +66,17 @@ def test_transferred_then_trained(run: Run, checkpoint: Path, text: Path, tmp_pa
 
 
 REFUSED = {
-    "--sparsity and --pattern keep the shape": ("prune", "--fraction", 0.5, "--pattern", "2:4"),
-    "--sparsity and --pattern: give one": ("prune", "--sparsity", 0.5, "--pattern", "2:4"),
-    "--method is for single weights": ("prune", "--method", "wanda"),
-    "--axes 'neurons': choose among groups": ("prune", "--axes", "groups,neurons"),
-    "--sparsity 50.0: give the part": ("prune", "--sparsity", 50),
-    "--pattern '0.5': write it as 2:4": ("prune", "--pattern", "0.5"),
-    "sparsity '4:2'": ("prune", "--pattern", "4:2"),
+    "sparsity and pattern keep the shape": ("prune", "--fraction", 0.5, "--pattern", "2:4"),
+    "sparsity and pattern: give one": ("prune", "--sparsity", 0.5, "--pattern", "2:4"),
+    "method: Value error, is for single weights": ("prune", "--method", "wanda"),
+    "axes.1: Input should be 'groups', 'channels', 'hidden' or": ("prune", "--axes", "groups,neurons"),
+    "sparsity: Input should be less than 1": ("prune", "--sparsity", 50),
+    "pattern: String should match": ("prune", "--pattern", "0.5"),
+    "'4:2' keeps more than there are": ("prune", "--pattern", "4:2"),
     "fraction: Input should be less than 1": ("prune", "--fraction", 1.5),
     "parameters say everything": ("transfer", "--parameters", 0.5, "--layers", 1),
     "parameters: Input should be greater than 0": ("transfer", "--parameters", -1),
     "steps and minutes: give one": ("train", "--data", "TEXT", "--steps", 1, "--minutes", 1),
-    "--state goes on with a run": ("train", "--data", "TEXT", "--minutes", 1, "--state", "S"),
     "there is no data at nowhere.txt": ("train", "--data", "nowhere.txt"),
 }
 
@@ -96,7 +95,24 @@ def test_refused_by_name(
 
 
 def test_without_torch(run: Run, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("penjing.cli.shape.find_spec", lambda _: None)
+    monkeypatch.setattr("penjing.cli.shaped.find_spec", lambda _: None)
     outcome = run("prune", checkpoint, "-o", tmp_path / "out")
     assert outcome.code == 2
     assert "pip install 'penjing[optimize]'" in outcome.err
+
+
+def test_a_recipe_of_several_steps(run: Run, checkpoint: Path, text: Path, tmp_path: Path) -> None:
+    steps = "- {step: prune, fraction: 20%, axes: [channels], multiple: 4}\n- {step: distill, steps: 3}\n"
+    recipe, tray = tmp_path / "recipe.yaml", tmp_path / "tray"
+    recipe.write_text(f"steps:\n{steps}- {{step: quantize, weights: {{name: int8, group_size: 32}}}}\n")
+    refused = run("quantize", checkpoint, "-o", tray, "--recipe", recipe)
+    assert (refused.code, "`penjing compress` takes them all" in refused.err) == (2, True)
+    done = run("compress", checkpoint, "-o", tray, "--recipe", recipe, "--data", text)
+    assert done.code == 0, done.err
+    assert "step 2 of 3: distill" in done.err
+    assert "1 · prune" in done.out
+    assert "of this machine's float32 rate; at most" in done.out
+    assert f"penjing evaluate {tray} --against {checkpoint}" in done.out
+    measured = run("evaluate", tray, "--against", checkpoint, "--data", text, "--json")
+    assert 0 < json.loads(measured.out)["comparison"]["size_ratio"] < 0.5
+    assert run("compress", checkpoint, "-o", tray, "--recipe", recipe, "--data", text).code == 2

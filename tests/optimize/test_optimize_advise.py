@@ -12,7 +12,7 @@ from penjing.artifact.config import count_parameters
 from penjing.models.shapes import SHAPES
 from penjing.optimize import advise as module
 from penjing.optimize.advise import Advice, Subject, advise
-from penjing.optimize.choosing import choose
+from penjing.optimize.recommending import choose
 from penjing.optimize.ways import KNOWN, pruned
 
 GB = 10**9

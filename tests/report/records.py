@@ -41,10 +41,10 @@ SIZE, MEAN, UPPER, CONFIDENCE = 0.2861, 0.0113, 0.01462, 0.9625
 SAMPLES = (
     Sample(
         prompt="The lighthouse keeper counted the ships again and",
-        before=" found that one was missing. He wrote the number in his book, closed it, and went down to the "
-        "harbour to ask the pilot.",
-        after=" found that one was missing. He wrote it down, put on his coat, and walked to the harbour, where "
-        "the pilot was mending a net.",
+        before=" found that one was missing. He wrote the number in his book, closed it, and went down to "
+        "the harbour to ask the pilot.",
+        after=" found that one was missing. He wrote it down, put on his coat, and walked to the harbour, "
+        "where the pilot was mending a net.",
     ),
     Sample(
         prompt="def mean(values):\n",

@@ -7,7 +7,7 @@ import os
 
 import typer
 
-from penjing.cli import advise, bench, inspect, make, run, shape
+from penjing.cli import advise, bench, compress, inspect, learn, make, report, reshape, run
 from penjing.cli.show import fail
 from penjing.errors import PenjingError
 
@@ -31,14 +31,16 @@ app.command("advise", rich_help_panel=INSPECT)(advise.advise)
 app.command("profile", rich_help_panel=INSPECT)(inspect.profile)
 app.command("evaluate", rich_help_panel=INSPECT)(inspect.evaluate)
 app.command("verify", rich_help_panel=INSPECT)(inspect.verify)
+app.command("report", rich_help_panel=INSPECT)(report.report)
 app.command("bench", rich_help_panel=INSPECT)(bench.bench)
 app.command("optimize", rich_help_panel=MAKE)(make.optimize)
 app.command("quantize", rich_help_panel=MAKE)(make.quantize)
 app.command("export", rich_help_panel=MAKE)(make.export)
-app.command("prune", rich_help_panel=SHAPE)(shape.prune)
-app.command("distill", rich_help_panel=SHAPE)(shape.distill)
-app.command("transfer", rich_help_panel=SHAPE)(shape.transfer)
-app.command("train", rich_help_panel=SHAPE)(shape.train)
+app.command("compress", rich_help_panel=MAKE)(compress.compress)
+app.command("prune", rich_help_panel=SHAPE)(reshape.prune)
+app.command("distill", rich_help_panel=SHAPE)(learn.distill)
+app.command("transfer", rich_help_panel=SHAPE)(reshape.transfer)
+app.command("train", rich_help_panel=SHAPE)(learn.train)
 app.command("generate", rich_help_panel=RUN)(run.generate)
 app.command("chat", rich_help_panel=RUN)(run.chat)
 app.command("serve", rich_help_panel=RUN)(run.serve)

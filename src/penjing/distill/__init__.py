@@ -9,6 +9,7 @@ from penjing.distill.losses import (
     sampled_cross_entropy,
     temperature_kl,
 )
+from penjing.verbs import make_callable
 
 __all__ = [
     "DistillationLoss",
@@ -19,3 +20,5 @@ __all__ = [
     "sampled_cross_entropy",
     "temperature_kl",
 ]
+
+make_callable(__name__, "penjing.optimize.distilling", "distill")

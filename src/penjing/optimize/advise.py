@@ -17,7 +17,7 @@ from penjing.engine.memory import available_bytes
 from penjing.measure.cost_table import CostTable
 from penjing.measure.machine import cpu_model, measure_read_bandwidth, usable_cores, usable_memory_bytes
 from penjing.models import Checkpoint
-from penjing.optimize.choosing import LARGE_PARAMETERS, choose
+from penjing.optimize.recommending import LARGE_PARAMETERS, choose
 from penjing.optimize.predict import Predicted, cost_table, formats_of, predict
 from penjing.optimize.progress import Progress, silent
 from penjing.optimize.ways import KNOWN, Known, Risk, is_dense, pruned
@@ -179,7 +179,7 @@ def list_options(subject: Subject, expect: Expect, progress: Progress) -> list[O
 def as_it_is(subject: Subject, expect: Expect) -> list[Option]:
     """A checkpoint in its own dtype, an artifact at each of its tiers."""
     if subject.artifact is None:
-        formats = assign_formats(subject.config, preset("keep").steps[0])
+        formats = assign_formats(subject.config, preset("keep").quantizing)
         found = expect(subject.config, formats, KvFormats(key="fp32", value="fp32"), subject.own, "best")
         what = "nothing changed, in its own dtype"
         return [
@@ -213,7 +213,7 @@ def as_it_is(subject: Subject, expect: Expect) -> list[Option]:
 def become(subject: Subject, known: Known, expect: Expect) -> Option:
     """What a known way would make of the model."""
     config = pruned(subject.config) if known.pruned else subject.config
-    step = preset(known.format).steps[0]
+    step = preset(known.format).quantizing
     found = expect(config, assign_formats(config, step), step.kv_formats, subject.own, "best")
     source = subject.model if subject.artifact is None else "CHECKPOINT"
     return option(

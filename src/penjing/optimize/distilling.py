@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, mkdtemp
 
 import numpy as np
 import torch
@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from penjing.artifact.config import count_parameters
-from penjing.distill.lessons import Lessons
+from penjing.distill.lessons import Lesson, Lessons
 from penjing.distill.losses import DistillationLoss, temperature_kl
+from penjing.distill.on_policy import OnPolicy
 from penjing.distill.store import Knowledge, KnowledgeStore
 from penjing.distill.store_writing import write_store
 from penjing.distill.task import Distillation, Teacher, distillation_task
@@ -23,9 +24,16 @@ from penjing.measure.machine import usable_memory_bytes
 from penjing.models import Checkpoint
 from penjing.models.torch_model import TorchModel, tensor_of
 from penjing.models.trainable import TrainableModel
-from penjing.optimize.learning import BYTES_A_WEIGHT, Learning, evaluation, learn
-from penjing.optimize.progress import Progress, silent
-from penjing.optimize.quantizing import Say, say_nothing
+from penjing.optimize.learning import (
+    BYTES_A_WEIGHT,
+    FORWARD_AND_BACKWARD,
+    Run,
+    evaluation,
+    forward_flops,
+    learn,
+    steps_of,
+)
+from penjing.optimize.progress import Progress, Say, silent
 from penjing.optimize.shaping import (
     BATCH,
     Shaped,
@@ -34,85 +42,109 @@ from penjing.optimize.shaping import (
     length_of,
     measured,
     publish,
+    result,
     torch_threads,
 )
 from penjing.optimize.texts import Texts, Wanted, gather_texts
+from penjing.spec import DistillStep
+from penjing.training.loop import Task
 
 RATE_BY_WIDTH = 0.25  # learning rate times hidden size: 0.001 at 256, 0.00006 at 4096
-TIMES_READ = 2  # every block, where the number of steps is known
-BLOCKS = 1024  # that are written and gathered where it is not
+TIMES_READ = 2  # every block
+REHEARSED = 2  # batches, to learn how many fit into a time
 
 
 def distill(
     student: str | Path,
     teacher: str | Path,
     out: str | Path,
-    learning: Learning | None = None,
+    step: DistillStep | None = None,
     data: Sequence[Path] = (),
     *,
-    loss: DistillationLoss | None = None,
     store: Path | None = None,
     state: Path | None = None,
+    seed: int = 0,
     force: bool = False,
     threads: int | None = None,
-    say: Say = say_nothing,
+    say: Say = silent,
     progress: Progress = silent,
 ) -> Shaped:
     """Write the student after it learned from the teacher; both are checkpoints of one tokenizer.
 
-    loss: None is the KL at temperature 1. data: texts to learn from; without, the built-in one and one that
-    the teacher writes. store: a directory where tokens drawn from the teacher are kept, written if it is not
-    there; later students of the same text do without the teacher. state: see `learn`. Raises
-    VocabularyMismatchError, KnowledgeStoreError, OutputExistsError, SpecError, DataError, DivergedError.
+    step: None is 200 steps of the KL. data: texts to learn from; without, the built-in one and one that the
+    teacher writes. store: a directory where tokens drawn from the teacher are kept, written if it is not
+    there; later students of the same text do without the teacher. state: a directory to save to and to go on
+    from. The weights that stay are those of the least KL from the teacher on text held apart or, with a
+    store, of the least loss. Raises VocabularyMismatchError, KnowledgeStoreError, OutputExistsError,
+    SpecError, DataError, DivergedError.
     """
-    learning, target = learning or Learning(), Path(out)
+    step, target = step or DistillStep(), Path(out)
     pupil, master = Checkpoint.open(student), Checkpoint.open(teacher)
     check_same_tokens(master, pupil)
     check_output(target, force)
     check_memory("training", count_parameters(pupil.config), BYTES_A_WEIGHT)
-    length = length_of(learning.sequence_tokens, pupil, master)
-    blocks = learning.blocks(TIMES_READ)
-    wanted = Wanted(length, BLOCKS if blocks is None and not data else blocks, learning.seed)
+    length = length_of(step.sequence_tokens, pupil, master)
     with TemporaryDirectory() as scratch, torch_threads(threads):
-        texts = gather_texts(master, data, wanted, Path(scratch), threads=threads, say=say, progress=progress)
-        before, above = measured(pupil, texts.report), measured(master, texts.report)
         model = TrainableModel.of(pupil, length)
         reading = reader(master, length, count_parameters(pupil.config) * BYTES_A_WEIGHT)
-        before = before.model_copy(update={"kl": divergence(reading, model, texts.report)})
+
+        def texts_of(blocks: int) -> Texts:
+            place = Path(mkdtemp(dir=scratch))
+            wanted = Wanted(length, blocks, seed)
+            return gather_texts(master, data, wanted, place, threads=threads, say=say, progress=progress)
+
+        def task_of(texts: Texts, teaching: Teacher) -> Task[Lesson]:
+            lessons = Lessons(texts.learn, length, step.batch, seed)
+            return distillation_task(model, teaching, lessons, losses_of(step, seed))
+
+        num_steps = steps_of(step, state, lambda: task_of(texts_of(REHEARSED * step.batch), reading))
+        texts = texts_of(max(step.batch, num_steps * step.batch // TIMES_READ))
+        before, above = measured(pupil, texts.report), measured(master, texts.report)
+        before = before.model_copy(update={"kl": float(np.mean(divergences(reading, model, texts.report)))})
         teaching: Teacher = reading
         if store is not None:
-            teaching = stored(store, master, reading, texts, seed=learning.seed, progress=progress)
-        lessons = Lessons(texts.learn, length, learning.batch, learning.seed)
-        config = Distillation(soft=loss or DistillationLoss())
-        task = distillation_task(model, teaching, lessons, config)
-        task = replace(task, evaluate=evaluation(model, texts.stop))
+            teaching = stored(store, master, reading, texts, seed=seed, progress=progress)
+        flops = FORWARD_AND_BACKWARD * forward_flops(pupil.config, length)
+        if store is None:
+            flops += forward_flops(master.config, length)
+        task = task_of(texts, teaching)
+        if store is None and (step.soft_weight or step.feature_weight or step.relation_weight):
+            task = replace(task, evaluate=lambda: divergences(reading, model, texts.stop))
+        else:
+            task = replace(task, evaluate=evaluation(model, texts.stop))
         rate = RATE_BY_WIDTH / pupil.config.hidden_size
-        learned = learn(task, learning, rate, length, state=state, say=say, progress=progress)
+        run = Run(step, num_steps, length, rate, step.batch * flops, seed, state)
+        learned = learn(task, run, say=say, progress=progress)
         written = publish(target, pupil.config, model.tensors(), pupil, force=force)
         whole = TorchModel(written.config, lambda name: tensor_of(written.read(name)), length)
-        apart = divergence(reading, whole, texts.report)
+        apart = float(np.mean(divergences(reading, whole, texts.report)))
         after = measured(written, texts.report).model_copy(update={"kl": apart})
-    return Shaped(
-        path=str(out),
-        before=before,
-        after=after,
-        teacher=above,
-        held_tokens=texts.report[:, 1:].size,
-        seconds=learned.seconds,
-        steps=learned.steps,
-        tokens_trained=learned.tokens,
+        shaped = result(target, before, after, texts)
+    return shaped.model_copy(update={"teacher": above, **asdict(learned)})
+
+
+def losses_of(step: DistillStep, seed: int) -> Distillation:
+    """A step in the terms of what takes it."""
+    return Distillation(
+        soft=DistillationLoss(kind=step.loss, temperature=step.temperature, beta=step.beta),
+        soft_weight=step.soft_weight,
+        hard_weight=step.hard_weight,
+        feature_weight=step.feature_weight,
+        relation_weight=step.relation_weight,
+        on_policy=OnPolicy(fraction=step.on_policy, seed=seed) if step.on_policy else None,
     )
 
 
 @torch.no_grad()
-def divergence(
+def divergences(
     teacher: Callable[[Tensor], Tensor], student: Callable[[Tensor], Tensor], blocks: NDArray[np.int64]
-) -> float:
-    """The mean KL of the student from the teacher in nats; blocks: int64 [n, length + 1]."""
-    total = 0.0
+) -> list[float]:
+    """The mean KL of the student from the teacher in every block, nats; blocks: int64 [n, length + 1]."""
+    found: list[float] = []
     for tokens in torch.split(torch.from_numpy(blocks[:, :-1]), BATCH):
-        total += float(temperature_kl(student(tokens), teacher(tokens))) * len(tokens)
-    return total / len(blocks)
+        pairs = zip(student(tokens), teacher(tokens), strict=True)
+        found += [float(temperature_kl(mine, theirs)) for mine, theirs in pairs]
+    return found
 
 
 def reader(teacher: Checkpoint, length: int, bytes_taken: int) -> TrainableModel | TorchModel:

@@ -28,11 +28,11 @@ from penjing.formats.encoding import rows_of
 from penjing.formats.packing import pack
 from penjing.measure.machine import usable_cores
 from penjing.models import Checkpoint
+from penjing.models.axes import scaled_norm
 from penjing.models.block import Weights, linear
 from penjing.models.torch_model import TorchModel, tensor_of
 from penjing.optimize.roundtrip import kernel_rows, rows_equal
 from penjing.quantize.assignment import assign_formats
-from penjing.quantize.block_walk import scaled_norm
 from penjing.quantize.state import BlockResult
 from penjing.spec import QuantizeStep, Tier, WeightFormat
 
@@ -129,7 +129,7 @@ def meant_vector(
     vector = model.read(f"blocks.{index}.{name}")
     if name not in result.channel_scales:
         return vector
-    return scaled_norm(vector, torch.from_numpy(result.channel_scales[name]), model.config.norm_offset)
+    return scaled_norm(vector, model.config.norm_offset, by=torch.from_numpy(result.channel_scales[name]))
 
 
 def meant_weights(

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from penjing.artifact.config import ModelConfig, TensorRole, block_tensors, count_parameters
 from penjing.models import Checkpoint
-from penjing.optimize.progress import Progress, silent
-from penjing.optimize.quantizing import Say, say_nothing
+from penjing.optimize.progress import Progress, Say, silent
 from penjing.optimize.shaping import (
     Made,
     Reshaping,
@@ -20,8 +19,11 @@ from penjing.optimize.shaping import (
     float_tensors,
     reshape,
 )
+from penjing.prune.patterns import Sparsity
+from penjing.prune.plan import Shrinking
 from penjing.prune.structured import StructuredPruning, prune_structured
 from penjing.prune.walk import UnstructuredPruning, prune_checkpoint
+from penjing.spec import PruneStep
 
 SEQUENCES = 64  # that weights and units are judged on
 BYTES_A_WEIGHT = 20  # the model, a smaller one, and what judging by gradients takes
@@ -30,22 +32,22 @@ BYTES_A_WEIGHT = 20  # the model, a smaller one, and what judging by gradients t
 def prune(
     model: str | Path,
     out: str | Path,
-    pruning: StructuredPruning | UnstructuredPruning | None = None,
+    step: PruneStep | None = None,
     data: Sequence[Path] = (),
     *,
     seed: int = 0,
     force: bool = False,
     threads: int | None = None,
-    say: Say = say_nothing,
+    say: Say = silent,
     progress: Progress = silent,
 ) -> Shaped:
     """Write a pruned checkpoint; nothing is trained.
 
-    pruning: None takes whole units, a quarter of every block. data: texts to judge by; without, the built-in
+    step: None takes whole units, a quarter of every block. data: texts to judge by; without, the built-in
     one and one that the model writes itself. Raises OutputExistsError, SpecError for what cannot be removed
     or does not fit memory, UnsupportedConfigError for whole units of a model with experts, DataError.
     """
-    pruning = pruning or StructuredPruning()
+    pruning = pruning_of(step or PruneStep())
     checkpoint, target = Checkpoint.open(model), Path(out)
     check_output(target, force)
     check_memory("pruning", count_parameters(checkpoint.config), BYTES_A_WEIGHT)
@@ -60,6 +62,17 @@ def prune(
 
     reshaping = Reshaping(target, data, SEQUENCES, seed, force, threads)
     return reshape(checkpoint, reshaping, make, say=say, progress=progress)
+
+
+def pruning_of(step: PruneStep) -> StructuredPruning | UnstructuredPruning:
+    """A step in the terms of what takes it. Raises SpecError for a pattern that is none."""
+    if step.method is not None:
+        pattern, part = step.pattern, step.sparsity
+        kept = Sparsity.of(pattern) if pattern is not None else Sparsity(keep=1 - (part or 0.0))
+        return UnstructuredPruning(method=step.method, sparsity=kept)
+    given = step.model_dump(exclude={"step", "sparsity", "pattern", "method"})
+    shrinking = Shrinking(**{name: given.pop(name) for name in Shrinking.model_fields})
+    return StructuredPruning(shrinking=shrinking, **given)
 
 
 def zeroed(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -16,25 +16,18 @@ from penjing.data.calibration import BUILT_IN_TEXT, calibration_sequences
 from penjing.errors import SpecError
 from penjing.measure.machine import usable_memory_bytes
 from penjing.models import Checkpoint
-from penjing.optimize.progress import Progress, silent
+from penjing.optimize.progress import Progress, Say, silent
 from penjing.optimize.self_written import self_written
 from penjing.quantize import quantize_checkpoint
-from penjing.quantize.walk import only_step
+from penjing.quantize.walk import Origin, last_step
 from penjing.spec import Calibration, QuantizeStep, Recipe
 from penjing.text import Tokenizer
 from penjing.text.tokenizer import TOKENIZER_FILE
-
-Say = Callable[[str], None]
-
 
 TUNING_STEPS = 200
 TUNING_SEQUENCES_A_STEP = 2  # written for it: every sequence is seen twice
 TUNING_BYTES_A_WEIGHT = 40  # original, latent, gradient, two moments, and what a step computes
 LARGEST_TUNED = 50_000_000  # weights: beyond, tuning takes hours
-
-
-def say_nothing(line: str) -> None:
-    """Tell nobody."""
 
 
 def quantize(
@@ -43,37 +36,41 @@ def quantize(
     recipe: Recipe,
     data: Sequence[Path] = (),
     *,
+    origin: Origin | None = None,
     max_ram_bytes: int | None = None,
     resume: bool = False,
     force: bool = False,
     threads: int | None = None,
-    say: Say = say_nothing,
+    say: Say = silent,
     progress: Progress = silent,
 ) -> Artifact:
     """Write the artifact of a recipe, with calibration text where its method needs it.
 
     data: texts to calibrate on; without, the built-in one and one that the model writes itself, in the parts
-    that the recipe says. The recipe in the artifact says what was done. Raises SpecError for options that a
+    that the recipe says. origin: where earlier steps of the recipe began, if there were any. The recipe in
+    the artifact says what was done. Raises SpecError for options that a
     method without data cannot have, and what `quantize_checkpoint` and `quantize_calibrated` raise.
     """
     checkpoint = Checkpoint.open(model)
-    calibration = only_step(recipe).calibration
+    step = last_step(recipe, origin)
+    calibration = step.calibration
     if calibration is None:
         if data or resume or max_ram_bytes is not None:
             raise SpecError(
-                f"the method {only_step(recipe).method} looks at weights alone: leave out --data, --resume "
+                f"the method {step.method} looks at weights alone: leave out --data, --resume "
                 "and --max-ram, or choose --method auto"
             )
         return quantize_checkpoint(
             checkpoint,
             out,
             recipe,
+            origin=origin,
             force=force,
             progress=lambda done, total: progress("quantize", done, total),
         )
     calibration = possible(calibration, checkpoint, bool(data), say)
-    steps = tuning_steps(only_step(recipe), checkpoint, say)
-    step = only_step(recipe).model_copy(update={"calibration": calibration, "tuning_steps": steps})
+    steps = tuning_steps(step, checkpoint, say)
+    step = step.model_copy(update={"calibration": calibration, "tuning_steps": steps})
     tokens = calibration_tokens(
         checkpoint, calibration, data, seed=recipe.seed, threads=threads, progress=progress
     )
@@ -89,8 +86,9 @@ def quantize(
     artifact: Artifact = calibrated.quantize_calibrated(
         checkpoint,
         out,
-        recipe.model_copy(update={"steps": (step,)}),
+        recipe.model_copy(update={"steps": (*recipe.shaping, step)}),
         tokens,
+        origin=origin,
         **limit,
         resume=resume,
         force=force,

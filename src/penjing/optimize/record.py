@@ -1,8 +1,8 @@
 """report.json: what a search asked, tried and found, beside the certificate that it led to.
 
-As the certificate, it may differ between two runs (times, speeds, the machine), so the artifact's hash does not
-cover it; it names the artifact by that hash instead. `report` turns it into a page and a model card, and needs
-nothing else. What no search found out is absent (None, or empty), and its section is left out.
+As the certificate, it may differ between two runs (times, speeds, the machine), so the artifact's hash does
+not cover it; it names the artifact by that hash instead. `report` turns it into a page and a model card, and
+needs nothing else. What no search found out is absent (None, or empty), and its section is left out.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from penjing.artifact import is_artifact
 from penjing.artifact.certificate import Certificate, Sha256, read_certificate
@@ -70,7 +70,7 @@ class SearchRecord(Spec):
     commands: Commands | None = None
     text: TextRecord | None = None
     host: Host | None = None
-    versions: dict[str, str] = {}
+    versions: dict[str, str] = Field(default_factory=dict)
     certificate: Certificate | None = None
 
     @model_validator(mode="after")
@@ -106,7 +106,7 @@ class SearchRecord(Spec):
 
 
 def write_record(path: str | Path, record: SearchRecord) -> Path:
-    """Write a record into its artifact, replacing an older one whole; or, of an infeasible budget, to a file.
+    """Write a record into its artifact, replacing an older one; an infeasible budget's to a file.
 
     Returns the file. Raises RecordError if it is another artifact's, OutputNotWritableError.
     """
@@ -125,7 +125,7 @@ def write_record(path: str | Path, record: SearchRecord) -> Path:
 
 
 def read_record(path: str | Path) -> SearchRecord:
-    """The record of an artifact, or of a file. Raises RecordError if it is absent, malformed, or another's."""
+    """The record of an artifact, or of a file. Raises RecordError: absent, malformed, or another's."""
     file = record_file(path)
     try:
         record = SearchRecord.model_validate(json.loads(file.read_bytes()))

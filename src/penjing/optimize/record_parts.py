@@ -105,11 +105,11 @@ class Layer(Spec):
     format: str
     bits_per_weight: Positive
     nbytes: int = Field(gt=0)
-    scores: dict[str, Finite] = {}
+    scores: dict[str, Finite] = Field(default_factory=dict)
 
 
 class Regime(Spec):
-    """Reading a prompt, or writing an answer: the work of one pass, the machine's bound, and what was measured.
+    """Reading a prompt, or writing an answer: the work of one pass, its bound, and what was measured.
 
     tokens: of one pass. operations and read_bytes: of one pass. Rates are tokens a second.
     """

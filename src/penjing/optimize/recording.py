@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from penjing.artifact import Artifact, expected_tensors
 from penjing.artifact.certificate import Certificate, read_certificate
 from penjing.artifact.config import ModelConfig, count_parameters
+from penjing.artifact.layout import CERTIFICATE_FILE
 from penjing.engine import Engine, Sampling
 from penjing.measure.cost import stored_bytes
 from penjing.measure.quality import TokenQuality
 from penjing.optimize.evaluation import Evaluation
 from penjing.optimize.profile import Profile
-from penjing.optimize.record import SearchRecord
+from penjing.optimize.record import SearchRecord, read_record, record_file
 from penjing.optimize.record_parts import (
     Claim,
     Commands,
@@ -42,6 +43,16 @@ LEAST_KL, KL_BINS = 1e-9, 4  # nats, about the rounding of float32 logits; bins 
 SAMPLE_TOKENS = 48
 
 Floats = NDArray[np.float64]
+
+
+def recorded(path: str | Path) -> SearchRecord:
+    """What is known of an artifact: its search's record, or without one what its certificate says.
+
+    `path` may also be a record's own file. Raises RecordError, ArtifactError, CertificateError.
+    """
+    if (Path(path) / CERTIFICATE_FILE).exists() and not record_file(path).exists():
+        return certified_record(path)
+    return read_record(path)
 
 
 def certified_record(path: str | Path) -> SearchRecord:
@@ -92,7 +103,7 @@ def claim_of(certificate: Certificate) -> Claim:
 
 
 def limits_of(budget: Budget, size_ratio: float | None, upper_nats: float | None) -> tuple[Limit, ...]:
-    """The limits of a budget on size and loss, and how the chosen one stands to them (None: there is none)."""
+    """A budget's limits on size and loss, and how the chosen one stands to them (None: there is none)."""
     limits = []
     if budget.max_size is not None:
         limits.append(Limit(what="size", asked=budget.max_size, found=size_ratio))
@@ -216,7 +227,7 @@ def time_of(artifact: Artifact, profile: Profile, roofline: RooflineRecord) -> t
     At the machine's measured rate; where decoding was measured, the rest of its time comes last, as `rest`.
     """
     seconds: dict[str, float] = {}
-    for layer in layers_of(artifact):
+    for layer in sorted(layers_of(artifact), key=lambda one: one.kind == "embedding"):  # read as a head is
         share = read_share(artifact.config, layer)
         kind = "head" if layer.kind == "embedding" else layer.kind
         if share:
@@ -248,7 +259,7 @@ def errors_of(quality: TokenQuality) -> Errors:
 
 
 def histogram_of(differences: Floats) -> Histogram:
-    """Token differences [tokens], nats, in equal bins around 0 that hold all but the rarest on either side."""
+    """Token differences [tokens], nats, in equal bins around 0 that hold all but the rarest."""
     reach = float(np.quantile(np.abs(differences), SHOWN_SHARE)) or 1e-6
     return counted(differences, np.linspace(-reach, reach, LOSS_BINS + 1))
 

@@ -23,11 +23,11 @@ from penjing.models import Checkpoint
 from penjing.models.torch_model import TorchModel, tensor_of
 from penjing.models.weights_file import objection_to_replacing
 from penjing.models.writing import write_checkpoint
-from penjing.optimize.progress import Progress, silent
-from penjing.optimize.quantizing import Say, say_nothing
-from penjing.optimize.texts import Wanted, gather_texts
+from penjing.optimize.progress import Progress, Say, silent
+from penjing.optimize.texts import Texts, Wanted, gather_texts
 from penjing.spec import FloatFormat, Spec
 from penjing.training.objectives import next_token_loss
+from penjing.training.reports import peak_memory_bytes
 
 BATCH = 4  # blocks whose logits are in memory together
 LENGTH = 256  # tokens of a sequence that models are judged by
@@ -52,8 +52,9 @@ class Side(Spec):
 class Shaped(Spec):
     """A checkpoint that was written: what it was and is, and what that took.
 
-    held_tokens: on which losses were measured, and which nothing was learned from. seconds: wall time, of
-    training alone where there is any.
+    held_tokens: on which losses were measured, and which nothing was learned from. text: SHA-256 of all that
+    was read. seconds: wall time, of training alone where there is any. flop_utilisation: of training, the
+    part of this machine's float32 rate that matrices took. peak_memory_bytes: of the process, until then.
     """
 
     path: str
@@ -61,9 +62,12 @@ class Shaped(Spec):
     after: Side
     teacher: Side | None = None
     held_tokens: int
+    text: str
     seconds: float
+    peak_memory_bytes: int
     steps: int = 0
     tokens_trained: int = 0
+    flop_utilisation: float | None = None
 
     @property
     def tokens_per_second(self) -> float | None:
@@ -164,6 +168,19 @@ def held_loss(config: ModelConfig, read: Callable[[str], Tensor], blocks: NDArra
     return loss
 
 
+def result(out: Path, before: Side, after: Side, texts: Texts, seconds: float = 0.0) -> Shaped:
+    """What there is to say of a checkpoint that was written."""
+    return Shaped(
+        path=str(out),
+        before=before,
+        after=after,
+        held_tokens=texts.report[:, 1:].size,
+        text=texts.hash,
+        seconds=seconds,
+        peak_memory_bytes=peak_memory_bytes(),
+    )
+
+
 @dataclass(frozen=True)
 class Reshaping:
     """Where to, and by which text: `data` or, without, the built-in one and one that the model writes itself.
@@ -183,7 +200,7 @@ def reshape(
     reshaping: Reshaping,
     make: Callable[[Tensor], Made],
     *,
-    say: Say = say_nothing,
+    say: Say = silent,
     progress: Progress = silent,
 ) -> Shaped:
     """Write what `make` gives for tokens int64 [sequences, length], and measure before and after.
@@ -202,10 +219,4 @@ def reshape(
         seconds = time.monotonic() - started
         written = publish(reshaping.out, config, tensors, checkpoint, force=reshaping.force)
         after = measured(written, texts.report)
-    return Shaped(
-        path=str(reshaping.out),
-        before=before,
-        after=after,
-        held_tokens=texts.report[:, 1:].size,
-        seconds=seconds,
-    )
+    return result(reshaping.out, before, after, texts, seconds)

@@ -149,13 +149,21 @@ def column(group: Group, quantity: Quantity) -> NDArray[np.float64]:
     return np.array([getattr(choice, quantity) for choice in group.choices], np.float64)
 
 
-def infeasible(groups: Sequence[Group], limits: Limits, gap: float) -> InfeasibleError:
-    """The error that names the binding limit, and the nearest value of each."""
+def least_of_each(groups: Sequence[Group], limits: Limits, gap: float = GAP) -> dict[Quantity, float | None]:
+    """For each limited quantity, the least that it can be while the others keep their limits; None where they
+    cannot.
+    """
     nearest: dict[Quantity, float | None] = {}
     for quantity in QUANTITIES:
         if limits.of(quantity) is not None:
             found = least(groups, limits.without(quantity), quantity, gap)
             nearest[quantity] = None if found is None else getattr(found, quantity)
+    return nearest
+
+
+def infeasible(groups: Sequence[Group], limits: Limits, gap: float) -> InfeasibleError:
+    """The error that names the binding limit, and the nearest value of each."""
+    nearest = least_of_each(groups, limits, gap)
     alone = [name for name in nearest if not limits.keep(name, lowest(groups, name) + limits.fixed(name))]
     return InfeasibleError(
         min(alone or nearest, key=lambda name: excess(name, nearest, limits)), nearest, limits

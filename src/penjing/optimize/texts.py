@@ -22,8 +22,8 @@ from penjing.data.packing import PackedTokens, pack
 from penjing.data.splits import split_of
 from penjing.errors import EmptyDataError
 from penjing.models import Checkpoint
-from penjing.optimize.progress import Progress, silent
-from penjing.optimize.quantizing import Say, possible, say_nothing
+from penjing.optimize.progress import Progress, Say, silent
+from penjing.optimize.quantizing import possible
 from penjing.optimize.self_written import self_written
 from penjing.spec import Calibration
 from penjing.text import Tokenizer
@@ -54,6 +54,14 @@ class Texts:
     stop: NDArray[np.int64]
     report: NDArray[np.int64]
 
+    @property
+    def hash(self) -> str:
+        """SHA-256 of all three parts."""
+        digest = hashlib.sha256()
+        for part in (self.learn.tokens, self.stop, self.report):
+            digest.update(repr(part.shape).encode() + np.ascontiguousarray(part).tobytes())
+        return digest.hexdigest()
+
     def sequences(self, count: int) -> NDArray[np.int64]:
         """The first inputs to learn from, int64 [count, length], or fewer if that is all there is."""
         most = min(count, self.learn.num_blocks(self.length))
@@ -67,7 +75,7 @@ def gather_texts(
     directory: Path,
     *,
     threads: int | None = None,
-    say: Say = say_nothing,
+    say: Say = silent,
     progress: Progress = silent,
 ) -> Texts:
     """Pack text into `directory`, tokenized as `writer` reads it.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, mkdtemp
 
 import numpy as np
 import torch
@@ -13,12 +14,18 @@ from torch import Tensor
 
 from penjing.artifact.config import ModelConfig, block_tensors, count_parameters
 from penjing.data.batches import BlockBatches
-from penjing.errors import SpecError
 from penjing.models import Checkpoint
 from penjing.models.trainable import TrainableModel, random_model
-from penjing.optimize.learning import BYTES_A_WEIGHT, Learning, evaluation, learn
-from penjing.optimize.progress import Progress, silent
-from penjing.optimize.quantizing import Say, say_nothing
+from penjing.optimize.learning import (
+    BYTES_A_WEIGHT,
+    FORWARD_AND_BACKWARD,
+    Run,
+    evaluation,
+    forward_flops,
+    learn,
+    steps_of,
+)
+from penjing.optimize.progress import Progress, Say, silent
 from penjing.optimize.shaping import (
     Shaped,
     Side,
@@ -28,15 +35,18 @@ from penjing.optimize.shaping import (
     length_of,
     measured,
     publish,
+    result,
     torch_threads,
 )
-from penjing.optimize.texts import Wanted, gather_texts
+from penjing.optimize.texts import Texts, Wanted, gather_texts
+from penjing.spec import TrainStep
 from penjing.training.loop import Task
 from penjing.training.objectives import next_token_objective
 from penjing.transfer.adapters import AdapterConfig, adapt
 
 # Learning rate times hidden size: of a trained model, of adapters, and of a model that knows nothing.
 TUNING_RATE, ADAPTER_RATE, SCRATCH_RATE = 0.1, 1.0, 0.5
+REHEARSED = 2  # batches, to learn how many fit into a time
 FROZEN_BYTES_A_WEIGHT = 12  # a float, the same with its change, and the copy that was best
 
 
@@ -44,67 +54,65 @@ def train(
     model: str | Path,
     out: str | Path,
     data: Sequence[Path],
-    learning: Learning | None = None,
+    step: TrainStep | None = None,
     *,
-    from_scratch: bool = False,
-    lora_rank: int | None = None,
     state: Path | None = None,
+    seed: int = 0,
     force: bool = False,
     threads: int | None = None,
-    say: Say = say_nothing,
+    say: Say = silent,
     progress: Progress = silent,
 ) -> Shaped:
     """Write a checkpoint trained on the next token of `data`, part of which is held apart.
 
-    from_scratch: begin with random weights of the model's shape. lora_rank: train low-rank changes of all
-    matrices of the blocks instead, which are added to the weights at the end. state: see `learn`. Raises
+    step: None is 200 steps on all weights. state: a directory to save to and to go on from. Raises
     OutputExistsError, SpecError, DataError, DivergedError.
     """
-    if from_scratch and lora_rank is not None:
-        raise SpecError("adapters change what a model knows: leave out either them or the random beginning")
-    learning, target, checkpoint = learning or Learning(), Path(out), Checkpoint.open(model)
+    step, target, checkpoint = step or TrainStep(), Path(out), Checkpoint.open(model)
     check_output(target, force)
-    each = BYTES_A_WEIGHT if lora_rank is None else FROZEN_BYTES_A_WEIGHT
+    each = BYTES_A_WEIGHT if step.lora_rank is None else FROZEN_BYTES_A_WEIGHT
     check_memory("training", count_parameters(checkpoint.config), each)
-    length = length_of(learning.sequence_tokens, checkpoint)
-    wanted = Wanted(length, learning.blocks(1), learning.seed)
+    length = length_of(step.sequence_tokens, checkpoint)
     with TemporaryDirectory() as scratch, torch_threads(threads):
-        texts = gather_texts(checkpoint, data, wanted, Path(scratch), say=say, progress=progress)
+        trainable, rate = beginning(checkpoint, length, step, seed)
+
+        def texts_of(blocks: int) -> Texts:
+            place = Path(mkdtemp(dir=scratch))
+            wanted = Wanted(length, blocks, seed)
+            return gather_texts(checkpoint, data, wanted, place, threads=threads, say=say, progress=progress)
+
+        def task_of(texts: Texts) -> Task[Tensor]:
+            batches = BlockBatches(texts.learn, length, step.batch, seed)
+
+            def batch(number: int) -> Tensor:
+                return torch.from_numpy(batches(number))
+
+            return Task(trainable, batch, next_token_objective(trainable), evaluation(trainable, texts.stop))
+
+        num_steps = steps_of(step, state, lambda: task_of(texts_of(REHEARSED * step.batch)))
+        texts = texts_of(num_steps * step.batch)
         before = measured(checkpoint, texts.report)
-        trainable, rate = beginning(checkpoint, length, from_scratch, lora_rank, learning.seed)
-        if from_scratch:
+        if step.from_scratch:
             before = random_side(before, trainable, texts.report)
-        batches = BlockBatches(texts.learn, length, learning.batch, learning.seed)
-
-        def batch(number: int) -> Tensor:
-            return torch.from_numpy(batches(number))
-
-        task = Task(trainable, batch, next_token_objective(trainable), evaluation(trainable, texts.stop))
+        flops = step.batch * FORWARD_AND_BACKWARD * forward_flops(checkpoint.config, length)
         rate /= checkpoint.config.hidden_size
-        learned = learn(task, learning, rate, length, state=state, say=say, progress=progress)
+        run = Run(step, num_steps, length, rate, flops, seed, state)
+        learned = learn(task_of(texts), run, say=say, progress=progress)
         written = publish(target, checkpoint.config, trainable.tensors(), checkpoint, force=force)
-        after = measured(written, texts.report)
-    return Shaped(
-        path=str(out),
-        before=before,
-        after=after,
-        held_tokens=texts.report[:, 1:].size,
-        seconds=learned.seconds,
-        steps=learned.steps,
-        tokens_trained=learned.tokens,
-    )
+        shaped = result(target, before, measured(written, texts.report), texts)
+    return shaped.model_copy(update=asdict(learned))
 
 
 def beginning(
-    checkpoint: Checkpoint, length: int, from_scratch: bool, lora_rank: int | None, seed: int
+    checkpoint: Checkpoint, length: int, step: TrainStep, seed: int
 ) -> tuple[TrainableModel, float]:
     """What is trained, and its learning rate times the hidden size."""
-    if from_scratch:
+    if step.from_scratch:
         return random_model(checkpoint.config, length, seed), SCRATCH_RATE
-    if lora_rank is None:
+    if step.lora_rank is None:
         return TrainableModel.of(checkpoint, length), TUNING_RATE
-    matrices = matrices_of(checkpoint.config)
-    adapters = AdapterConfig(matrices=matrices, rank=lora_rank, alpha=2.0 * lora_rank, seed=seed)
+    matrices, rank = matrices_of(checkpoint.config), step.lora_rank
+    adapters = AdapterConfig(matrices=matrices, rank=rank, alpha=2.0 * rank, seed=seed)
     return adapt(checkpoint, length, adapters), ADAPTER_RATE
 
 

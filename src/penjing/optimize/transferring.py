@@ -6,15 +6,13 @@ from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
-from pydantic import Field
 from torch import Tensor
 
 from penjing.artifact.config import BlockConfig, ModelConfig, count_parameters
 from penjing.errors import SpecError
 from penjing.models import Checkpoint
 from penjing.models.torch_model import TorchModel
-from penjing.optimize.progress import Progress, silent
-from penjing.optimize.quantizing import Say, say_nothing
+from penjing.optimize.progress import Progress, Say, silent
 from penjing.optimize.shaping import (
     Made,
     Reshaping,
@@ -24,7 +22,7 @@ from penjing.optimize.shaping import (
     float_tensors,
     reshape,
 )
-from penjing.spec import Spec
+from penjing.spec import TransferStep
 from penjing.transfer.growth import grow
 from penjing.transfer.importance import measure_importance
 from penjing.transfer.structure import resized, transfer_structure
@@ -34,86 +32,63 @@ SEQUENCES = 32  # that units are judged on, at once
 BYTES_A_WEIGHT = 8  # the source in floats, and what importance takes
 
 
-class Shape(Spec):
-    """What a model should become; None keeps what the source has.
+def target_config(step: TransferStep, source: ModelConfig) -> ModelConfig:
+    """What a model becomes. Raises SpecError for a shape that is no model, or the source's own."""
+    if step.parameters is None:
+        target = sized(step, source)
+    else:  # above 1 in elements
+        whole = count_parameters(source) if step.parameters <= 1 else 1
+        target = transfer_structure(source, int(step.parameters * whole))
+    if target == source:
+        raise SpecError("the target has the shape of the source: nothing would change")
+    return target
 
-    heads: of queries; key-value heads follow. parameters: a limit, above 1 in elements, else as a part of the
-    source's; it says everything, so that the others go without it.
-    """
 
-    layers: int | None = Field(default=None, gt=0)
-    hidden: int | None = Field(default=None, gt=0)
-    intermediate: int | None = Field(default=None, gt=0)
-    heads: int | None = Field(default=None, gt=0)
-    parameters: float | None = Field(default=None, gt=0)
+def sized(step: TransferStep, source: ModelConfig) -> ModelConfig:
+    """With the step's sizes; of blocks that differ, the chosen ones are spread evenly."""
+    depth, last = step.layers or len(source.blocks), len(source.blocks) - 1
+    places = [round(last * index / max(depth - 1, 1)) for index in range(depth)]
+    blocks = tuple(sized_block(step, source.blocks[place]) for place in places)
+    return resized(source, step.hidden or source.hidden_size, blocks)
 
-    def config(self, source: ModelConfig) -> ModelConfig:
-        """The target's configuration. Raises SpecError for a shape that is no model, or the source's own."""
-        sizes = (self.layers, self.hidden, self.intermediate, self.heads)
-        if self.parameters is not None and any(sizes):
-            raise SpecError(
-                "parameters say everything: give them without layers, hidden, intermediate, heads"
-            )
-        if self.parameters is None and not any(sizes):
-            raise SpecError("nothing is to change: give layers, hidden, intermediate, heads, or parameters")
-        target = self.limited(source) if self.parameters is not None else self.sized(source)
-        if target == source:
-            raise SpecError("the target has the shape of the source: nothing would change")
-        return target
 
-    def limited(self, source: ModelConfig) -> ModelConfig:
-        """Within the number of parameters, in the source's proportions."""
-        assert self.parameters is not None
-        whole = count_parameters(source)
-        limit = int(self.parameters * whole) if self.parameters <= 1 else int(self.parameters)
-        return transfer_structure(source, limit)
-
-    def sized(self, source: ModelConfig) -> ModelConfig:
-        """With these sizes; of blocks that differ, the chosen ones are spread evenly."""
-        depth, last = self.layers or len(source.blocks), len(source.blocks) - 1
-        places = [round(last * index / max(depth - 1, 1)) for index in range(depth)]
-        blocks = tuple(self.block(source.blocks[place]) for place in places)
-        return resized(source, self.hidden or source.hidden_size, blocks)
-
-    def block(self, source: BlockConfig) -> BlockConfig:
-        """A block with these widths."""
-        heads = self.heads or source.num_heads
-        groups = Fraction(source.num_kv_heads * heads, source.num_heads)
-        if source.num_kv_heads == 1:
-            groups = Fraction(1)
-        if groups.denominator != 1 or heads % groups.numerator:
-            shared = source.num_heads // source.num_kv_heads
-            raise SpecError(
-                f"{heads} heads cannot share keys by {shared}, as the source's do: a multiple can"
-            )
-        widths = {
-            "num_heads": heads,
-            "num_kv_heads": groups.numerator,
-            "intermediate_size": self.intermediate or source.intermediate_size,
-        }
-        return source.model_copy(update=widths)
+def sized_block(step: TransferStep, source: BlockConfig) -> BlockConfig:
+    """A block with the step's widths."""
+    heads = step.heads or source.num_heads
+    groups = Fraction(source.num_kv_heads * heads, source.num_heads)
+    if source.num_kv_heads == 1:
+        groups = Fraction(1)
+    if groups.denominator != 1 or heads % groups.numerator:
+        shared = source.num_heads // source.num_kv_heads
+        raise SpecError(f"{heads} heads cannot share keys by {shared}, as the source's do: a multiple can")
+    widths = {
+        "num_heads": heads,
+        "num_kv_heads": groups.numerator,
+        "intermediate_size": step.intermediate or source.intermediate_size,
+    }
+    return source.model_copy(update=widths)
 
 
 def transfer(
     model: str | Path,
     out: str | Path,
-    shape: Shape | None = None,
+    step: TransferStep | None = None,
     data: Sequence[Path] = (),
     *,
     seed: int = 0,
     force: bool = False,
     threads: int | None = None,
-    say: Say = say_nothing,
+    say: Say = silent,
     progress: Progress = silent,
 ) -> Shaped:
     """Write a checkpoint of another shape: subcloned if smaller, with the same logits if larger.
 
-    shape: None halves the parameters. data: texts to judge units by; without, the built-in one and one that
+    step: None halves the parameters. data: texts to judge units by; without, the built-in one and one that
     the model writes itself. Nothing is trained. Raises OutputExistsError, DataError, and SpecError for a
     target that is smaller in some sizes and larger in others, or that has no such beginning.
     """
     checkpoint, target = Checkpoint.open(model), Path(out)
-    config = (Shape(parameters=0.5) if shape is None else shape).config(checkpoint.config)
+    config = target_config(step or TransferStep(), checkpoint.config)
     check_output(target, force)
     elements = max(count_parameters(checkpoint.config), count_parameters(config))
     check_memory("transferring", elements, BYTES_A_WEIGHT)

@@ -2,6 +2,7 @@
 
 from penjing.prune.magnitude import MagnitudePruning, keep_largest, prune_magnitude
 from penjing.prune.storage import Masked, Sparse, to_dense, to_masked, to_sparse, unmask
+from penjing.verbs import make_callable
 
 __all__ = [
     "MagnitudePruning",
@@ -14,3 +15,5 @@ __all__ = [
     "to_sparse",
     "unmask",
 ]
+
+make_callable(__name__, "penjing.optimize.pruning", "prune")

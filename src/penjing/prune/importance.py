@@ -1,20 +1,19 @@
 """What heads, feed-forward channels, hidden elements and blocks are worth, by the activations of some text.
 
-As in Minitron (Muralidharan et al. 2024), a unit is worth its mean |activation|, here times the norm of the
-column of weights that reads it; a block 1 - cosine of what enters and what leaves it (Men et al. 2024).
+As `models.importance` has it; of a hidden element, summed over all matrices of attention and feed-forward.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from penjing.artifact.config import ModelConfig
-from penjing.models.block import Weights, linear
+from penjing.models.block import Weights
+from penjing.models.importance import Magnitudes, column_norms, noting, turn
 from penjing.models.torch_model import TorchModel
 from penjing.prune.axes import check_dense
 from penjing.prune.walk import embedded, float_weights
@@ -47,47 +46,21 @@ def activation_importance(config: ModelConfig, tensors: Mapping[str, Tensor], to
     groups, channels, changes = [], [], []
     hidden = torch.zeros(config.hidden_size)
     for index, block_config in enumerate(config.blocks):
-        block, weights, means = model.block(index), float_weights(model, index), MeanMagnitudes()
-        recording, before = replace(block, linear=means.record), chunks
-        chunks = [recording(weights, chunk) for chunk in before]
-        values = {name: means.of(name) * joined_norms(weights, name) for name in means.sums}
+        weights, read, before = float_weights(model, index), Magnitudes(), chunks
+        block = replace(model.block(index), linear=noting(read.note))
+        chunks = [block(weights, chunk) for chunk in before]
+        values = {
+            name: read.mean(name, tokens.numel()) * joined_norms(weights, name)
+            for name in ("query", "output", "gate", "down")
+        }
         groups.append(values["output"].view(block_config.num_kv_heads, -1).sum(1))
         channels.append(values["down"])
         hidden += values["query"] + values["gate"]
-        changes.append(mean_turn(before, chunks))
+        turns = [turn(old, new).flatten() for old, new in zip(before, chunks, strict=True)]
+        changes.append(torch.cat(turns).mean())
     return Importance(tuple(groups), tuple(channels), hidden, torch.stack(changes))
 
 
 def joined_norms(weights: Weights, name: str) -> Tensor:
     """The norm of each column of all matrices, one below the other, that read what `name` reads."""
-    joined = torch.cat([weights[reader] for reader in READERS.get(name, (name,))])
-    norms: Tensor = torch.linalg.vector_norm(joined, dim=0)
-    return norms
-
-
-def mean_turn(before: list[Tensor], after: list[Tensor]) -> Tensor:
-    """1 - cosine between the states before and after a block, the mean over tokens."""
-    turns = [
-        1 - functional.cosine_similarity(old, new, dim=-1) for old, new in zip(before, after, strict=True)
-    ]
-    return torch.cat([turn.flatten() for turn in turns]).mean()
-
-
-@dataclass(eq=False)
-class MeanMagnitudes:
-    """Mean |x| of what every matrix of a block reads."""
-
-    sums: dict[str, Tensor] = field(default_factory=dict)
-    tokens: int = 0
-
-    def record(self, weights: Weights, name: str, inputs: Tensor) -> Tensor:
-        """The matrix applied (`block.linear`); of several that read one input, the first is noted."""
-        if name not in ("key", "value", "up"):
-            magnitudes = inputs.abs().flatten(0, -2)
-            self.sums[name] = self.sums.get(name, torch.zeros(())) + magnitudes.sum(0)
-            self.tokens += len(magnitudes) if name == "query" else 0
-        return linear(weights, name, inputs)
-
-    def of(self, name: str) -> Tensor:
-        """The means of one input, [columns]."""
-        return self.sums[name] / self.tokens
+    return column_norms(*(weights[reader] for reader in READERS.get(name, (name,))))

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from penjing.artifact.config import ModelConfig, block_tensors
 from penjing.errors import SpecError
-from penjing.prune.axes import Axis, check_dense
+from penjing.prune.axes import check_dense
 from penjing.prune.importance import Importance
 from penjing.spec import Spec
+from penjing.spec.steps import Axis
 
 MOST_AT_ONCE = 1 / 3  # of the parameters: what stays is judged anew before more of it goes
 RATIOS = 1024  # how finely a width is told from the next

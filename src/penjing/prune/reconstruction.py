@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from penjing.artifact.config import ModelConfig
-from penjing.models.block import Block, Weights, linear
+from penjing.models.block import Block, Weights
+from penjing.models.importance import noting
 from penjing.models.moments import Moments
 from penjing.models.statistics import InputStatistics, check_statistics, damped
 from penjing.models.torch_model import TorchModel
@@ -66,11 +67,10 @@ def inputs_of(block: Block, weights: Weights, name: str, chunks: list[Tensor]) -
     """Statistics of what one matrix of a block reads."""
     moments = Moments(weights[name].shape[1], cross=False, dtype=torch.float32)
 
-    def record(weights: Weights, reader: str, inputs: Tensor) -> Tensor:
+    def note(reader: str, inputs: Tensor) -> None:
         if reader == name:
-            moments.add(inputs.flatten(0, -2), None)
-        return linear(weights, reader, inputs)
+            moments.add(inputs, None)
 
     for chunk in chunks:
-        replace(block, linear=record)(weights, chunk)
+        replace(block, linear=noting(note))(weights, chunk)
     return moments.result()

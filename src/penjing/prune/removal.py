@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from penjing.artifact.config import ModelConfig, block_tensors, expected_tensors
+from penjing.models.axes import scaled_norm, select
 from penjing.models.block import Weights, linear
 from penjing.models.torch_model import TorchModel
-from penjing.prune.axes import check_dense, heads_of_groups, select
+from penjing.prune.axes import check_dense, heads_of_groups
 from penjing.prune.plan import Plan
 from penjing.prune.walk import embedded, float_weights
 
@@ -38,15 +39,15 @@ def remove(
         kept = {"hidden": hidden}
         if name.startswith("blocks."):
             block = plan.blocks[int(name.split(".")[1])]
-            kept["channels"] = torch.tensor(block.channels)
+            kept["inner"] = torch.tensor(block.channels)
             kept |= heads_of_groups(config, config.blocks[block.index], torch.tensor(block.groups))
-        result[name] = select(tensors[source], source.rpartition(".")[2], kept)
+        result[name] = select(tensors[source], source.rpartition(".")[2], kept).clone()
     if norm_energies is not None and len(hidden) < config.hidden_size:
         for name, source in source_names.items():
             if source in norm_energies:
                 energies = norm_energies[source]
                 gain = (energies[hidden].mean() / energies.mean()).sqrt()
-                result[name] = scaled_norm(result[name], gain, config.norm_offset)
+                result[name] = scaled_norm(result[name], config.norm_offset, times=gain)
     return follow_embedding_scale(config, smaller, result)
 
 
@@ -57,11 +58,6 @@ def names_of_source(config: ModelConfig, smaller: ModelConfig, plan: Plan) -> di
         for name in block_tensors(config, config.blocks[block.index]):
             names[f"blocks.{index}.{name}"] = f"blocks.{block.index}.{name}"
     return names
-
-
-def scaled_norm(weight: Tensor, gain: Tensor | float, offset: float) -> Tensor:
-    """A norm's stored weight such that its outputs are `gain` times what they were."""
-    return (weight + offset) * gain - offset
 
 
 def follow_embedding_scale(
@@ -76,7 +72,8 @@ def follow_embedding_scale(
     scale = math.sqrt(smaller.hidden_size)
     for name, tensor in tensors.items():
         if name.endswith((".post_attention_norm", ".post_feed_forward_norm")):
-            tensors[name] = scaled_norm(tensor, scale / config.embedding_scale, config.norm_offset)
+            gain = scale / config.embedding_scale
+            tensors[name] = scaled_norm(tensor, config.norm_offset, times=gain)
     return smaller.model_copy(update={"embedding_scale": scale}), tensors
 
 

@@ -34,7 +34,7 @@ def gradient_importance(config: ModelConfig, tensors: Mapping[str, Tensor], toke
         for axis in ("query", "key"):
             heads += total(inside, axis).view(block.num_kv_heads, -1).sum(1)
         groups.append(heads)
-        channels.append(total(inside, "channels"))
+        channels.append(total(inside, "inner"))
         blocks.append(sum((product.sum() for product in inside.values()), torch.zeros(())))
     return Importance(tuple(groups), tuple(channels), total(products, "hidden"), torch.stack(blocks))
 

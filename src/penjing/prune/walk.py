@@ -11,8 +11,9 @@ from torch import Tensor
 
 from penjing.artifact.config import block_tensors
 from penjing.errors import NonFiniteWeightError
-from penjing.models.block import Block, Weights, linear
+from penjing.models.block import Block, Weights
 from penjing.models.checkpoint import Checkpoint
+from penjing.models.importance import noting
 from penjing.models.moments import Moments
 from penjing.models.statistics import InputStatistics
 from penjing.models.torch_model import TorchModel, tensor_of
@@ -61,7 +62,7 @@ def prune_checkpoint(
         block, weights = model.block(index), float_weights(model, index)
         inputs = Inputs()
         for chunk in hidden:
-            replace(block, linear=inputs.record)(weights, chunk)
+            replace(block, linear=noting(inputs.note))(weights, chunk)
         for name, role in block_tensors(model.config, block_config).items():
             if role.is_matrix and not role.keeps_dtype:
                 statistics = inputs.statistics(name, role.shape[1])
@@ -99,13 +100,12 @@ class Inputs:
     moments: dict[str, Moments] = field(default_factory=dict)
     gathered: dict[str, InputStatistics] = field(default_factory=dict)
 
-    def record(self, weights: Weights, name: str, inputs: Tensor) -> Tensor:
-        """The matrix applied (`block.linear`), and its inputs added up."""
+    def note(self, name: str, inputs: Tensor) -> None:
+        """What a matrix reads, [tokens, K]."""
         if name == reader(name):
             if name not in self.moments:
                 self.moments[name] = Moments(inputs.shape[-1], cross=False, dtype=torch.float32)
-            self.moments[name].add(inputs.flatten(0, -2), None)
-        return linear(weights, name, inputs)
+            self.moments[name].add(inputs, None)
 
     def statistics(self, name: str, columns: int) -> InputStatistics:
         """What was gathered for a matrix; zeros for that of an expert that no token went to."""

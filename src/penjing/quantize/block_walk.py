@@ -14,6 +14,7 @@ from torch import Tensor
 
 from penjing.artifact import block_tensors
 from penjing.formats.codes import Codes, dequantize
+from penjing.models.axes import scaled_norm
 from penjing.models.torch_model import TorchModel
 from penjing.quantize.gathering import Gathering
 from penjing.quantize.methods import Method, StageStatistics
@@ -175,9 +176,8 @@ class BlockWalk:
     def scale_norm(self, norm: str, scales: Tensor, statistics: StageStatistics) -> StageStatistics:
         """Divide what a norm makes by channel scales, on the quantized track."""
         self.channel_scales[norm] = scales
-        self.quantized.weights[norm] = scaled_norm(
-            self.quantized.weights[norm], scales, self.model.config.norm_offset
-        )
+        weight, offset = self.quantized.weights[norm], self.model.config.norm_offset
+        self.quantized.weights[norm] = scaled_norm(weight, offset, by=scales)
         return statistics.rescaled(scales)
 
     def put(self, name: str, codes: Codes) -> None:
@@ -233,18 +233,13 @@ class BlockWalk:
         return inputs if through is None else self.block.inner(track.weights, inputs, through)
 
 
-def scaled_norm(weight: Tensor, scales: Tensor, offset: float) -> Tensor:
-    """A norm's stored weight after its outputs are divided by channel scales."""
-    return (weight + offset) / scales - offset
-
-
 def advance_block(walk: BlockWalk, codes: Mapping[str, Codes], channel_scales: Mapping[str, Tensor]) -> None:
     """Bring both tracks past a block that was quantized before, with the very operations of `run`."""
     walk.block = walk.model.block(walk.index)
     walk.load()
     for norm, scales in channel_scales.items():
         weight = walk.quantized.weights[norm]
-        walk.quantized.weights[norm] = scaled_norm(weight, scales, walk.model.config.norm_offset)
+        walk.quantized.weights[norm] = scaled_norm(weight, walk.model.config.norm_offset, by=scales)
     for name, matrix in codes.items():
         walk.put(name, matrix)
     for track in walk.tracks:

@@ -24,9 +24,10 @@ from penjing.artifact import Artifact, ArtifactWriter, Provenance, block_tensors
 from penjing.errors import DataError, NonFiniteWeightError
 from penjing.formats import pack, tiny_notice
 from penjing.models import Checkpoint
+from penjing.models.axes import scaled_norm
 from penjing.models.torch_model import TorchModel, tensor_of
 from penjing.quantize.assignment import assign_formats
-from penjing.quantize.block_walk import BlockWalk, advance_block, scaled_norm
+from penjing.quantize.block_walk import BlockWalk, advance_block
 from penjing.quantize.methods import METHODS
 from penjing.quantize.planes import Rounder
 from penjing.quantize.preflight import preflight
@@ -34,8 +35,9 @@ from penjing.quantize.state import BlockResult, WorkDirectory
 from penjing.quantize.tracks import Track, begin_track, compute_dtype, cut_chunks
 from penjing.quantize.tuning import tune_blocks
 from penjing.quantize.walk import (
+    Origin,
     encode_without_data,
-    only_step,
+    last_step,
     provenance_of,
     readable_text_files,
     with_kv_format,
@@ -197,39 +199,37 @@ def tensors_of(arrays: Mapping[str, NDArray[np.float32]]) -> dict[str, Tensor]:
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
-def quietly(stage: str, done: int, total: int) -> None:
-    """Report to nobody."""
-
-
 def quantize_calibrated(
     checkpoint: Checkpoint,
     out: str | Path,
     recipe: Recipe,
     tokens: NDArray[np.int64],
     *,
+    origin: Origin | None = None,
     max_ram_bytes: int = DEFAULT_MAX_RAM_BYTES,
     resume: bool = False,
     force: bool = False,
     say: Say = print,
-    report: Report = quietly,
+    report: Report = lambda *_: None,
     check: Check | None = None,
     tuning_tokens: NDArray[np.int64] | None = None,
 ) -> Artifact:
     """Write the artifact that a recipe with a method of `METHODS` makes of a checkpoint.
 
-    tokens: the calibration text, int64 [sequences, length]. max_ram_bytes: activations go to a file beside
-    `out` where memory would grow past it; the result is the same. What is finished lies in `OUT.work`, and
-    `resume` goes on from there. check: called with the artifact and the finished blocks before that goes;
-    what it raises takes the artifact away. tuning_tokens: what `auto` tunes the whole model on, where the
-    step says so; None for `tokens`. Raises SpecError, CheckpointError, DataError, FormatError,
-    NonFiniteActivationError or OutputError; all but the first leave the work to be resumed.
+    tokens: the calibration text, int64 [sequences, length]. origin: as in `quantize_checkpoint`.
+    max_ram_bytes: activations go to a file beside `out` where memory would grow past it; the result is the
+    same. What is finished lies in `OUT.work`, and `resume` goes on from there. check: called with the
+    artifact and the finished blocks before that goes; what it raises takes the artifact away. tuning_tokens:
+    what `auto` tunes the whole model on, where the step says so; None for `tokens`. Raises SpecError,
+    CheckpointError, DataError, FormatError, NonFiniteActivationError or OutputError; all but the first leave
+    the work to be resumed.
     """
-    step, out = only_step(recipe), Path(out)
+    step, out = last_step(recipe, origin), Path(out)
     check_tokens(tokens, checkpoint)
     if step.tuning_steps is None:
         step = step.model_copy(update={"tuning_steps": 0})
-    recipe = recipe.model_copy(update={"steps": (step,)})
-    provenance = provenance_of(checkpoint, recipe, digest_of(tokens, tuning_tokens))
+    recipe = recipe.model_copy(update={"steps": (*recipe.shaping, step)})
+    provenance = provenance_of(checkpoint, recipe, digest_of(tokens, tuning_tokens), origin)
     passes = 2 if any(f.name == "layered" for f in assign_formats(checkpoint.config, step).values()) else 1
     ahead = preflight(checkpoint.config, METHODS[step.method], tokens.size, max_ram_bytes, passes=passes)
     say(f"{step.method} on {tokens.shape[0]} sequences of {tokens.shape[1]} tokens: {ahead}")
@@ -291,7 +291,7 @@ def write_artifact(walk: CalibratedWalk, out: Path, provenance: Provenance, *, f
                     vector = walk.read(name).float()
                     if index is not None and finished is not None and inner in finished.channel_scales:
                         scales = torch.from_numpy(finished.channel_scales[inner])
-                        vector = scaled_norm(vector, scales, config.norm_offset)
+                        vector = scaled_norm(vector, config.norm_offset, by=scales)
                     best = vector.numpy()
                     tuned = best if index is None or finished is None else finished.vectors.get(inner, best)
                     writer.add_vector(name, tuned, best if len(walk.tiers) == 2 else None)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,21 +33,23 @@ class BlockResult:
     vectors: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
 
-class WorkDirectory:
-    """`OUT.work`, locked while it is in use. run: all that decides the result, as plain data.
+class RunDirectory:
+    """`OUT.SUFFIX`, locked while it is in use. run: all that decides the result, as plain data.
 
     Entering raises OutputExistsError if an unfinished run is there and neither `resume` nor `force` is given,
     SpecError if it was begun with other inputs, OutputNotWritableError.
     """
 
+    suffix = "work"
+
     def __init__(self, out: Path, run: dict[str, Any], *, resume: bool, force: bool) -> None:
-        self.path = out.parent / f"{out.name}.work"
+        self.path = out.parent / f"{out.name}.{self.suffix}"
         self.run = run
         self.resume = resume
         self.force = force
         self.lock: int | None = None
 
-    def __enter__(self) -> WorkDirectory:
+    def __enter__(self) -> Self:
         with output_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             self.lock = lock_directory(self.path)
@@ -77,8 +79,11 @@ class WorkDirectory:
         if RUN_FILE in present and self.resume:
             self.check_run(text)
             return
-        for name in present:
-            (self.path / name).unlink()
+        for entry in sorted(self.path.iterdir(), key=lambda entry: entry.name == RUN_FILE):  # that one last
+            if entry.is_dir():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
         self.write(RUN_FILE, text.encode())
 
     def check_run(self, text: str) -> None:
@@ -98,6 +103,20 @@ class WorkDirectory:
             sync(partial)
             os.replace(partial, self.path / name)
             sync(self.path)
+
+    def remove(self) -> None:
+        """Delete everything: the result stands elsewhere."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def unlock(self) -> None:
+        """Let go of the lock."""
+        if self.lock is not None:
+            os.close(self.lock)
+            self.lock = None
+
+
+class WorkDirectory(RunDirectory):
+    """What a walk over blocks has finished."""
 
     def save(self, kind: str, index: int, result: BlockResult) -> None:
         """Record a finished block."""
@@ -147,13 +166,3 @@ class WorkDirectory:
     def name_of(kind: str, index: int) -> str:
         """The file of a block after the pass `kind`."""
         return f"{kind}-{index:05}.npz"
-
-    def remove(self) -> None:
-        """Delete everything: the result stands elsewhere."""
-        shutil.rmtree(self.path, ignore_errors=True)
-
-    def unlock(self) -> None:
-        """Let go of the lock."""
-        if self.lock is not None:
-            os.close(self.lock)
-            self.lock = None

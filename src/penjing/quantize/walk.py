@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -31,6 +33,17 @@ from penjing.text import Tokenizer
 from penjing.text.tokenizer import TOKENIZER_FILE
 
 
+@dataclass(frozen=True)
+class Origin:
+    """What a recipe's earlier steps made a checkpoint of.
+
+    checkpoint: the one that they began with. texts: the SHA-256 of what each of them read.
+    """
+
+    checkpoint: Checkpoint
+    texts: tuple[str, ...]
+
+
 def print_notice(line: str) -> None:
     """A line beside the results."""
     print(f"penjing: {line}", file=sys.stderr)
@@ -41,6 +54,7 @@ def quantize_checkpoint(
     out: str | Path,
     recipe: Recipe,
     *,
+    origin: Origin | None = None,
     force: bool = False,
     progress: Callable[[int, int], None] | None = None,
     notice: Callable[[str], None] = print_notice,
@@ -48,12 +62,12 @@ def quantize_checkpoint(
     """Write the artifact that a recipe makes of a checkpoint; peak memory is about one tensor.
 
     source: a directory, `seedling`, a name to fetch, or a checkpoint that is open already. The same source,
-    recipe and versions give the same bytes. progress: called as (tensors done, all tensors). notice: called
-    with a line for every matrix with groups too small for float16's scales. Raises SpecError for a recipe of
-    more than one step, or one that needs data (`quantize_calibrated`), CheckpointError, TokenizerError,
-    FormatError or OutputError.
+    recipe and versions give the same bytes. origin: where earlier steps of the recipe began, if there were
+    any. progress: called as (tensors done, all tensors). notice: called with a line for every matrix with
+    groups too small for float16's scales. Raises SpecError for a recipe with steps that nobody took, or one
+    that needs data (`quantize_calibrated`), CheckpointError, TokenizerError, FormatError or OutputError.
     """
-    step = only_step(recipe)
+    step = last_step(recipe, origin)
     if step.needs_data:
         raise SpecError(f"the method {step.method} needs calibration data: use penjing.optimize.quantizing")
     checkpoint = source if isinstance(source, Checkpoint) else Checkpoint.open(source)
@@ -74,7 +88,7 @@ def quantize_checkpoint(
                     writer.add_vector(name, tensor.astype(np.float32))
             for file in files:
                 writer.add_file(file)
-            writer.finish(provenance_of(checkpoint, recipe))
+            writer.finish(provenance_of(checkpoint, recipe, origin=origin))
     if progress is not None:
         progress(len(roles), len(roles))
     return Artifact.open(writer.path, verify="none")
@@ -117,11 +131,12 @@ def readable_text_files(directory: Path, scratch: Path) -> list[Path]:
     return files
 
 
-def only_step(recipe: Recipe) -> QuantizeStep:
-    """The one step that this walk can take."""
-    if len(recipe.steps) != 1:
-        raise SpecError(f"recipe: has {len(recipe.steps)} steps; quantization takes exactly one")
-    return recipe.steps[0]
+def last_step(recipe: Recipe, origin: Origin | None) -> QuantizeStep:
+    """The step that this walk takes; those before it have been taken, or there are none."""
+    if recipe.shaping and origin is None:
+        steps = ", ".join(step.step for step in recipe.steps)
+        raise SpecError(f"recipe: its steps are {steps}; `penjing compress` takes them all")
+    return recipe.quantizing
 
 
 def with_kv_format(config: ModelConfig, step: QuantizeStep) -> ModelConfig:
@@ -132,18 +147,21 @@ def with_kv_format(config: ModelConfig, step: QuantizeStep) -> ModelConfig:
     )
 
 
-def provenance_of(checkpoint: Checkpoint, recipe: Recipe, calibration: str | None = None) -> Provenance:
+def provenance_of(
+    checkpoint: Checkpoint, recipe: Recipe, calibration: str | None = None, origin: Origin | None = None
+) -> Provenance:
     """What the artifact was made of, and by which versions. calibration: SHA-256 of the tokens, if any."""
+    began = checkpoint if origin is None else origin.checkpoint
     source = Source(
-        name=checkpoint.name,
-        revision=checkpoint.revision,
-        hash=checkpoint.hash,
-        tensor_bytes=checkpoint.tensor_bytes,
+        name=began.name, revision=began.revision, hash=began.hash, tensor_bytes=began.tensor_bytes
     )
+    texts = [] if origin is None else list(origin.texts)
+    if texts:
+        calibration = hashlib.sha256(" ".join([*texts, calibration or ""]).encode()).hexdigest()
     packages = ["ml_dtypes", "numpy", "penjing"]
     if needs_conversion(checkpoint.path):
         packages.append("transformers")
-    if calibration is not None or recipe.steps[0].method in ("mse", "percentile"):
+    if calibration is not None or recipe.quantizing.method in ("mse", "percentile"):
         packages.append("torch")
     versions = {package: version(package) for package in packages}
     return Provenance(source=source, recipe=recipe, versions=versions, calibration=calibration)

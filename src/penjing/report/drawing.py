@@ -8,6 +8,7 @@ from penjing.report.scales import Scale
 
 LETTER = 0.56  # width of a letter over the size of its font, about
 WIDE_LETTER = 1.0  # of Chinese
+Box = tuple[float, float, float, float]  # left, top, width, height
 
 
 class Picture:
@@ -29,10 +30,9 @@ class Picture:
         places = "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
         self.parts.append(f'<path class="{style}" d="M{places}{"Z" if closed else ""}"/>')
 
-    def rect(
-        self, x: float, y: float, width: float, height: float, style: str, shade: float = 1.0, tip: str = ""
-    ) -> None:
+    def rect(self, box: Box, style: str, *, shade: float = 1.0, tip: str = "") -> None:
         """A rectangle; shade: opacity of its filling."""
+        x, y, width, height = box
         size = f'x="{x:.1f}" y="{y:.1f}" width="{max(width, 0):.1f}" height="{max(height, 0):.1f}"'
         filling = f' fill-opacity="{shade:.3f}"' if shade < 1 else ""
         self.parts.append(f'<rect class="{style}" {size}{filling}{ending("rect", tip)}')

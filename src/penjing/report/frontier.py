@@ -1,42 +1,49 @@
-"""Draws the frontier: size against loss, what was predicted, measured and chosen, and what the budget allows."""
+"""Draws the frontier: size against loss of what was predicted, measured and chosen, and the budget."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 
-from penjing.optimize.record_parts import Limit, Point
-from penjing.report.drawing import Picture, bottom_axis, left_axis
+from penjing.optimize.record_parts import Limit, LimitName, Point
+from penjing.report.drawing import Box, Picture, bottom_axis, left_axis
 from penjing.report.numbers import percent, percent_as_given, round_number, signed
 from penjing.report.scales import Scale, spread
 from penjing.report.words import Words
 
 WIDE = 560  # pictures at least this wide have room for more words
+AROUND = 3.0  # a name, so that it does not touch others
 NEAR = 1.35  # a limit on size further than this beyond all points is not shown
-Box = tuple[float, float, float, float]
 
 
 def frontier_plot(points: Sequence[Point], limits: Sequence[Limit], say: Words, width: int) -> str:
     """The picture, `width` wide. Losses are shown as rises of perplexity, in per cent."""
     picture = Picture(width, 400 if width >= WIDE else 330, 12.5 if width >= WIDE else 12)
     asked = {limit.what: limit.asked for limit in limits}
-    left, right, top, bottom = 58.0, width - 14.0, 40.0, picture.height - 52.0
+    wide = width >= WIDE
+    left, right, top, bottom = (
+        58.0 if wide else 42.0,
+        width - 14.0,
+        40.0 if wide else 62.0,
+        picture.height - 52.0,
+    )
     across = size_scale(points, asked.get("size"), left, right)
     values = [rise(point) for point in points] + ([asked["loss"]] if "loss" in asked else [])
     low, high, logarithmic = spread(values)
     up = Scale(low, high, bottom, top, logarithmic)
-    draw_budget(picture, across, up, asked, say)
+    taken = draw_budget(picture, across, up, asked)
     left_axis(picture, up, left, right, [(value, round_number(100 * value)) for value in up.ticks(6)])
     sizes = across.ticks(8 if width >= WIDE else 4)
     bottom_axis(
         picture, across, bottom, say("axis.size"), [(size, round_number(100 * size)) for size in sizes]
     )
     picture.text(0, 14, say("axis.rise"), "title")
-    draw_legend(picture, points, right, say)
+    draw_legend(picture, points, right, 14 if wide else 34, say)
     line = undominated([point for point in points if point.status == "predicted"] or points)
     best = [(across.at(point.size_ratio), up.at(rise(point))) for point in line]
     picture.path(steps(best), "frontier")
-    taken = draw_points(picture, points, across, up)
+    taken += draw_points(picture, points, across, up)
     draw_names(picture, points, across, up, taken)
     return picture.svg(summary(points, say))
 
@@ -56,31 +63,37 @@ def size_scale(points: Sequence[Point], limit: float | None, left: float, right:
     return Scale(max(0.0, low - air), high + air, left, right)
 
 
-def draw_budget(picture: Picture, across: Scale, up: Scale, asked: dict[str, float], say: Words) -> None:
-    """Tint what the budget allows, and mark the limits that bound it."""
+def draw_budget(picture: Picture, across: Scale, up: Scale, asked: Mapping[LimitName, float]) -> list[Box]:
+    """Tint what the budget allows, and mark the limits that bound it; where their names stand."""
+    taken = []
     size, loss = asked.get("size"), asked.get("loss")
     right = across.end if size is None else across.at(size)
     ceiling = up.end if loss is None else up.at(loss)
     if size is not None or loss is not None:
-        picture.rect(across.start, ceiling, right - across.start, up.start - ceiling, "allowed")
+        picture.rect((across.start, ceiling, right - across.start, up.start - ceiling), "allowed")
     if size is not None and size < across.high:
         picture.line(right, up.end, right, up.start, "limit")
-        picture.text(right + 5, up.end + 12, f"≤ {percent_as_given(size)}", "limit-name")
+        name = f"≤ {percent_as_given(size)}"
+        picture.text(right + 5, up.end + 12, name, "limit-name")
+        taken.append((right + 5, up.end, picture.width_of(name), 14.0))
     if loss is not None:
         picture.line(across.start, ceiling, across.end, ceiling, "limit")
-        picture.text(across.end, ceiling - 6, f"≤ {percent_as_given(loss)}", "limit-name", "end")
+        name = f"≤ {percent_as_given(loss)}"
+        picture.text(across.end, ceiling - 6, name, "limit-name", "end")
+        taken.append((across.end - picture.width_of(name), ceiling - 18, picture.width_of(name), 14.0))
+    return taken
 
 
-def draw_legend(picture: Picture, points: Sequence[Point], right: float, say: Words) -> None:
-    """What the marks mean, at the top right."""
+def draw_legend(picture: Picture, points: Sequence[Point], right: float, y: float, say: Words) -> None:
+    """What the marks mean, in a line that ends at the right."""
     present = {point.status for point in points}
     x = right
     for status in ("chosen", "measured", "predicted"):
         if status in present:
             name = say(f"status.{status}")
-            picture.text(x, 14, name, "", "end")
+            picture.text(x, y, name, "", "end")
             x -= picture.width_of(name) + 15
-            mark(picture, x, 10, status)
+            mark(picture, x, y - 4, status)
             x -= 24
 
 
@@ -106,7 +119,7 @@ def undominated(points: Sequence[Point]) -> list[Point]:
 def steps(places: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     """A staircase: until the next smaller loss is reached, the present one is what a size can have."""
     found = list(places[:1])
-    for (_, y), (x, lower) in zip(places, places[1:], strict=False):
+    for (_, y), (x, lower) in pairwise(places):
         found += [(x, y), (x, lower)]
     return found
 
@@ -126,26 +139,35 @@ def draw_points(picture: Picture, points: Sequence[Point], across: Scale, up: Sc
 
 
 def draw_names(picture: Picture, points: Sequence[Point], across: Scale, up: Scale, taken: list[Box]) -> None:
-    """Names of what was measured, the chosen one first, where there is room for them."""
+    """Names of what was measured where there is room for them; the chosen one's first, and in any case."""
     wanted = [point for point in points if point.status != "predicted"]
     for point in sorted(wanted, key=lambda one: (one.status != "chosen", one.size_ratio)):
-        x, y = across.at(point.size_ratio), up.at(rise(point))
-        wide, high = picture.width_of(point.name), picture.font
-        places = (
-            (x + 11, y - high / 2),
-            (x - 11 - wide, y - high / 2),
-            (x - wide / 2, y - 11 - high),
-            (x - wide / 2, y + 11),
-            (x + 9, y - 9 - high),
+        places = list(
+            places_for(picture, point.name, across.at(point.size_ratio), up.at(rise(point)), across)
         )
-        for left, top in places:
-            box = (left, top, wide, high)
-            inside = across.start <= left and left + wide <= picture.width and up.end <= top + 6
-            if inside and not any(overlap(box, other) for other in taken):
-                taken.append(box)
-                style = "chosen-name" if point.status == "chosen" else "name"
-                picture.text(left, top + 0.82 * high, point.name, style)
-                break
+        free = [place for place in places if not any(overlap(place, other) for other in taken)]
+        is_chosen = point.status == "chosen"
+        found = free or places if is_chosen else free
+        if found:
+            left, top, *_ = found[0]
+            taken.append(found[0])
+            name = "chosen-name" if is_chosen else "name"
+            picture.text(left + AROUND, top + 0.82 * picture.font, point.name, name)
+
+
+def places_for(picture: Picture, name: str, x: float, y: float, across: Scale) -> Iterator[Box]:
+    """Where a name may stand beside its mark at (x, y), the best place first."""
+    wide, high = picture.width_of(name), picture.font
+    for left, top in (
+        (x + 7, y - 7 - high),
+        (x + 11, y - high / 2),
+        (x - 11 - wide, y - high / 2),
+        (x - wide / 2, y - 11 - high),
+        (x - wide / 2, y + 11),
+        (x - 7 - wide, y - 7 - high),
+    ):
+        if across.start <= left and left + wide <= picture.width and top >= 0:
+            yield left - AROUND, top, wide + 2 * AROUND, high + AROUND
 
 
 def overlap(one: Box, other: Box) -> bool:

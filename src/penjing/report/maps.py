@@ -1,4 +1,4 @@
-"""Draws maps of a model: the bits of every group of matrices, and the damage each format would do to it."""
+"""Draws maps of a model: the bits of every group of matrices, and the harm each format would do."""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ import math
 from collections.abc import Callable, Sequence
 
 from penjing.optimize.record_parts import Layer
-from penjing.report.drawing import Picture
+from penjing.report.drawing import Box, Picture
 from penjing.report.frontier import WIDE
 from penjing.report.numbers import significant
 from penjing.report.words import Words, known
 
 LEAST_CELL, WIDEST_CELL, ROW = 25.0, 44.0, 26.0  # of the map of bits, whose cells hold numbers
+ROOMY = 36.0  # a cell this wide has room for two decimals
 LEAST_BITS, MOST_BITS = 2.0, 8.5  # the palest, and the darkest unless there are more
 PALEST, DARKEST = 0.06, 0.70  # on which numbers can be read, in light and dark alike
 LEGEND_STEPS = 24
 
 
 def bits_map(layers: Sequence[Layer], say: Words, width: int) -> str:
-    """Blocks across, kinds of matrices down, in as many strips as it takes; what is in no block comes last."""
+    """Blocks across, kinds of matrices down, in as many strips as it takes; what is in no block last."""
     kinds = kinds_of(layers)
     label = label_width(kinds, say, width)
     blocks = sorted({layer.block for layer in layers if layer.block is not None})
@@ -40,11 +41,11 @@ def bits_map(layers: Sequence[Layer], say: Words, width: int) -> str:
             picture.text(label - 8, y + 17, known(say, "kind", kind), "", "end")
             for column, block in enumerate(strip):
                 if (block, kind) in cells:
-                    draw_bits(picture, cells[block, kind], most, label + column * cell, y, cell)
+                    draw_bits(picture, cells[block, kind], (label + column * cell, y, cell), most)
     for row, layer in enumerate(alone):
         y = len(strips) * strip_height + row * ROW
         picture.text(label - 8, y + 17, known(say, "kind", layer.kind), "", "end")
-        draw_bits(picture, layer, most, label, y, max(cell, LEAST_CELL))
+        draw_bits(picture, layer, (label, y, max(cell, LEAST_CELL)), most)
     return picture.svg(bits_summary(layers, say))
 
 
@@ -66,14 +67,15 @@ def label_width(kinds: Sequence[str], say: Words, width: int) -> float:
     return max(picture.width_of(name) for name in names) + 14
 
 
-def draw_bits(picture: Picture, layer: Layer, most_bits: float, x: float, y: float, width: float) -> None:
+def draw_bits(picture: Picture, layer: Layer, place: tuple[float, float, float], most_bits: float) -> None:
     """One cell: its shade follows the logarithm of its bits."""
+    x, y, width = place
     bits = layer.bits_per_weight
     level = math.log(max(bits, LEAST_BITS) / LEAST_BITS) / math.log(most_bits / LEAST_BITS)
     shade = PALEST + (DARKEST - PALEST) * level
     tip = f"{layer.group}: {layer.format}, {significant(bits)}"
-    picture.rect(x + 1, y + 1, width - 2, ROW - 2, "cell", shade, tip)
-    number = f"{bits:.0f}" if bits >= 9.95 else f"{bits:.1f}"
+    picture.rect((x + 1, y + 1, width - 2, ROW - 2), "cell", shade=shade, tip=tip)
+    number = f"{bits:.0f}" if bits >= 9.95 else f"{bits:.1f}" if width < ROOMY else f"{bits:.3g}"
     picture.text(x + width / 2, y + 17, number, "in-cell", "middle")
 
 
@@ -129,7 +131,7 @@ def draw_score(
     picture: Picture,
     layer: Layer,
     name: str,
-    place: tuple[float, float, float, float],
+    place: Box,
     shade: Callable[[float], float],
 ) -> None:
     """One cell of a sensitivity map."""
@@ -137,7 +139,7 @@ def draw_score(
     score = layer.scores[name]
     gap = 1 if width > 6 else 0
     tip = f"{layer.group}, {name}: {significant(score)}"
-    picture.rect(x, y, width - gap, height - 1, "cell", shade(score), tip)
+    picture.rect((x, y, width - gap, height - 1), "cell", shade=shade(score), tip=tip)
     if name == layer.format:
         radius = min(3.4, 0.42 * width)
         picture.circle(x + (width - gap) / 2, y + (height - 1) / 2, radius, "dot", tip)
@@ -162,6 +164,6 @@ def draw_shades(
     left = picture.width_of(first) + 8
     for step in range(LEGEND_STEPS):
         value = low * (high / low) ** (step / (LEGEND_STEPS - 1))
-        picture.rect(left + 7 * step, y, 7.5, 12, "cell", shade(value))
+        picture.rect((left + 7 * step, y, 7.5, 12), "cell", shade=shade(value))
     picture.text(left - 8, y + 11, first, "number", "end")
     picture.text(left + 7 * LEGEND_STEPS + 8, y + 11, last, "number")

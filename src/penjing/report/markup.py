@@ -1,8 +1,8 @@
-"""Pieces of HTML. Arguments named `words` are text and are escaped here; those named `html` are HTML already."""
+"""Pieces of HTML. Arguments named `words` are text and escaped here; those named `html` are HTML already."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 
 WIDE, NARROW = 688, 340  # CSS pixels: the width of the text on a desk and on a telephone
@@ -58,9 +58,7 @@ def definitions(pairs: Sequence[tuple[str, str]]) -> str:
     )
 
 
-def filled(template: str, marked: str = "", **values: str) -> str:
+def filled(template: str, marked: str, values: Mapping[str, str]) -> str:
     """A phrase as HTML, its values escaped; that of the place `marked` stands out."""
     safe = {name: escape(value) for name, value in values.items()}
-    if marked:
-        safe[marked] = f"<b>{safe[marked]}</b>"
-    return escape(template).format(**safe)
+    return escape(template).format_map(safe | {marked: f"<b>{safe[marked]}</b>"})

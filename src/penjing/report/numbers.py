@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 
 MINUS = "\u2212"
+NO_BREAK = "\u00a0"  # a number and its unit stay on one line
 LEAST_POWER = -4  # of ten, that is written out
 RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 SI = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
@@ -67,8 +68,8 @@ def scaled(value: float, unit: str) -> str:
     """Three digits and a decimal prefix."""
     for factor, prefix in SI:
         if value >= 0.9995 * factor:
-            return f"{significant(value / factor)} {prefix}{unit}"
-    return f"{significant(value)} {unit}"
+            return f"{significant(value / factor)}{NO_BREAK}{prefix}{unit}"
+    return f"{significant(value)}{NO_BREAK}{unit}"
 
 
 def nearest_prefix(value: float) -> str:
@@ -83,8 +84,8 @@ def seconds(value: float) -> str:
     """A time in the unit that suits it."""
     for limit, factor, unit in ((1e-3, 1e6, "µs"), (1.0, 1e3, "ms"), (120.0, 1.0, "s")):
         if value < limit:
-            return f"{significant(factor * value)} {unit}"
-    return f"{significant(value / 60)} min"
+            return f"{significant(factor * value)}{NO_BREAK}{unit}"
+    return f"{significant(value / 60)}{NO_BREAK}min"
 
 
 def ratio(after: float, before: float) -> str:

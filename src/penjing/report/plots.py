@@ -12,6 +12,7 @@ from penjing.report.frontier import WIDE
 from penjing.report.numbers import (
     nearest_prefix,
     percent,
+    percent_at_most,
     power_of_ten,
     round_number,
     seconds,
@@ -51,7 +52,7 @@ def roofline_plot(roofline: RooflineRecord, say: Words, width: int) -> str:
     roof = [(across.low, read * across.low), (ridge, compute), (across.high, compute)]
     picture.path([(across.at(x), up.at(y)) for x, y in roof], "roof")
     for name, regime in regimes.items():
-        draw_regime(picture, regime, across.at(intensities[name]), up, say, say(f"regime.{name}"))
+        draw_regime(picture, regime, across.at(intensities[name]), up, regime_words(regime, name, say))
     return picture.svg(roofline_summary(roofline, say))
 
 
@@ -67,20 +68,27 @@ def achieved(regime: Regime) -> float | None:
     return regime.tokens_per_second * regime.operations / regime.tokens
 
 
-def draw_regime(picture: Picture, regime: Regime, x: float, up: Scale, say: Words, name: str) -> None:
-    """A regime's limit on the roof, what was measured below it, and the share that this is."""
+def regime_words(regime: Regime, name: str, say: Words) -> str:
+    """A regime's name, and the share of its limit that was measured."""
+    words, reached = say(f"regime.{name}"), achieved(regime)
+    if reached is None:
+        return words
+    return say("regime.share").format(name=words, share=percent(reached / limit_of(regime), 0))
+
+
+def draw_regime(picture: Picture, regime: Regime, x: float, up: Scale, words: str) -> None:
+    """A regime's limit on the roof, and what was measured below it."""
     roof, reached = up.at(limit_of(regime)), achieved(regime)
     picture.circle(x, roof, 4, "predicted")
-    words, y = name, roof
+    y = roof
     if reached is not None:
         y = up.at(reached)
         picture.line(x, roof, x, y, "whisker")
         picture.circle(x, y, 4.5, "measured")
-        share = percent(reached / limit_of(regime), 0)
-        words = say("regime.share").format(name=name, share=share)
-    fits = x + 12 + picture.width_of(words) < picture.width
-    down = y + (5 if y - roof > 24 else 24)
-    picture.text(x + 11 if fits else x - 11, down, words, "name", "start" if fits else "end")
+    if x + 12 + picture.width_of(words) < picture.width:
+        picture.text(x + 11, y + (5 if y - roof > 24 else 24), words, "name")
+    else:
+        picture.text(picture.width - 4, y + 24, words, "name", "end")
 
 
 def roofline_summary(roofline: RooflineRecord, say: Words) -> str:
@@ -104,10 +112,11 @@ def time_plot(parts: Sequence[Span], say: Words, width: int) -> str:
     for index, part in enumerate(parts):
         share = part.seconds / total
         name = known(say, "time", part.name)
-        picture.rect(x, 0, share * width - 1.5, 34, f"s{index % SERIES}", tip=f"{name}: {percent(share)}")
+        box, style = (x, 0.0, share * width - 1.5, 34.0), f"s{index % SERIES}"
+        picture.rect(box, style, tip=f"{name}: {percent(share)}")
         x += share * width
         left, y = index // rows * width / columns, 62 + 24 * (index % rows)
-        picture.rect(left, y - 10, 11, 11, f"s{index % SERIES}")
+        picture.rect((left, y - 10, 11, 11), style)
         picture.text(left + 18, y, name)
         end = left + width / columns - (18 if columns > 1 else 0)
         picture.text(end, y, f"{seconds(part.seconds)}  {percent(share, 0)}", "number", "end")
@@ -126,7 +135,7 @@ def claim_plot(claim: Claim, limit: float | None, say: Words, width: int) -> str
     across = Scale(min(shown) - (air if min(shown) < 0 else 0), max(shown) + air, 14, width - 14)
     y, bottom = 46.0, 72.0
     if limit is not None:
-        picture.rect(across.start, 20, across.at(limit) - across.start, bottom - 20, "allowed")
+        picture.rect((across.start, 20, across.at(limit) - across.start, bottom - 20), "allowed")
         picture.line(across.at(limit), 20, across.at(limit), bottom, "limit")
         picture.text(
             across.at(limit), 13, f"{say('budget')} {round_number(100 * limit)}%", "limit-name", "middle"
@@ -134,8 +143,9 @@ def claim_plot(claim: Claim, limit: float | None, say: Words, width: int) -> str
     picture.line(across.at(mean), y, across.at(upper), y, "interval")
     picture.line(across.at(upper), y - 8, across.at(upper), y + 8, "interval")
     picture.circle(across.at(mean), y, 5, "chosen")
-    mean_name, upper_name = (f"{signed(100 * value)}%" for value in (mean, upper))
-    picture.text(across.at(mean), y - 12, mean_name, "", "middle")
+    mean_name, upper_name = f"{signed(100 * mean)}%", percent_at_most(upper)
+    middle = max(across.at(mean), picture.width_of(mean_name) / 2)
+    picture.text(middle, y - 12, mean_name, "", "middle")
     picture.text(across.at(upper) + 9, y + 4.5, f"≤ {upper_name}", "upper-name")
     ticks = [(value, round_number(100 * value)) for value in across.ticks(8 if width >= WIDE else 4)]
     bottom_axis(picture, across, bottom, say("axis.rise"), ticks)
@@ -148,7 +158,7 @@ def loss_plot(histogram: Histogram, markers: Sequence[Marker], say: Words, width
     picture = Picture(width, 300 if width >= WIDE else 260, 12.5 if width >= WIDE else 12)
     left, right, top, bottom = 44.0, width - 10.0, 62.0, picture.height - 52.0
     across = Scale(histogram.edges[0], histogram.edges[-1], left, right)
-    up = draw_bars(picture, histogram, across, Scale(0, 1, bottom, top), left, right)
+    up = draw_bars(picture, histogram, across, bottom, top)
     ticks = [(value, round_number(value)) for value in across.ticks(8 if width >= WIDE else 5)]
     bottom_axis(picture, across, bottom, say("axis.difference"), ticks)
     picture.text(0, 14, say("axis.share"), "title")
@@ -163,7 +173,7 @@ def kl_plot(histogram: Histogram, markers: Sequence[Marker], say: Words, width: 
     picture = Picture(width, 260 if width >= WIDE else 230, 12.5 if width >= WIDE else 12)
     left, right, top, bottom = 44.0, width - 10.0, 62.0, picture.height - 52.0
     across = Scale(histogram.edges[0], histogram.edges[-1], left, right, True)
-    up = draw_bars(picture, histogram, across, Scale(0, 1, bottom, top), left, right)
+    up = draw_bars(picture, histogram, across, bottom, top)
     powers = across.ticks(10 if width >= WIDE else 5)
     bottom_axis(
         picture,
@@ -177,18 +187,19 @@ def kl_plot(histogram: Histogram, markers: Sequence[Marker], say: Words, width: 
     return picture.svg(label)
 
 
-def draw_bars(
-    picture: Picture, histogram: Histogram, across: Scale, unit: Scale, left: float, right: float
-) -> Scale:
+def draw_bars(picture: Picture, histogram: Histogram, across: Scale, bottom: float, top: float) -> Scale:
     """Bars of shares, with their axis; the scale of the shares."""
     shares = [count / max(1, histogram.total) for count in histogram.counts]
-    up = Scale(0, 1.08 * (max(shares) or 1.0), unit.start, unit.end)
-    left_axis(picture, up, left, right, [(value, round_number(100 * value)) for value in up.ticks(4)])
+    up = Scale(0, 1.08 * (max(shares) or 1.0), bottom, top)
+    left_axis(
+        picture, up, across.start, across.end, [(value, round_number(100 * value)) for value in up.ticks(4)]
+    )
     for (low, high), share in zip(pairwise(histogram.edges), shares, strict=True):
         x, y = across.at(low), up.at(share)
         better = not across.logarithmic and high <= 0
         tip = f"{significant(low)} … {significant(high)}: {percent(share, 2)}"
-        picture.rect(x, y, across.at(high) - x - 1, up.start - y, "bar-better" if better else "bar", tip=tip)
+        box = (x, y, across.at(high) - x - 1, up.start - y)
+        picture.rect(box, "bar-better" if better else "bar", tip=tip)
     return up
 
 

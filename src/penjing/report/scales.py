@@ -49,7 +49,7 @@ def round_step(least: float) -> float:
 
 
 def log_ticks(low: float, high: float, count: int) -> list[float]:
-    """Powers of ten; with 2 and 5 times them where those are few, every second or third where they are many."""
+    """Powers of ten; with 2 and 5 times them where they are few, every second or third where many."""
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     every = max(1, math.ceil((last - first) / max(1, count)))
     marks: tuple[float, ...] = (1.0,) if last - first > count / 2 else (1.0, 2.0, 5.0)
@@ -67,6 +67,6 @@ def spread(values: Iterable[float]) -> tuple[float, float, bool]:
     high = max(held)
     if positive and high / min(positive) >= LOGARITHMIC_FROM:
         return min(positive) / 1.6, high * 1.6, True
-    low = min(0.0, min(held))
+    low = min(0.0, *held)
     air = 0.08 * ((high - low) or 1.0)
     return (low - air if low < 0 else 0.0), high + air, False

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from html import escape
 
 from penjing.optimize.record import SearchRecord
-from penjing.optimize.record_parts import Claim, Figures, Point, Sample
+from penjing.optimize.record_parts import Claim, Figures, Layer, Point, Sample
 from penjing.report import numbers
-from penjing.report.frontier import frontier_plot, rise
+from penjing.report.frontier import frontier_plot
+from penjing.report.frontier import rise as rise_of
 from penjing.report.maps import bits_map, sensitivity_map
 from penjing.report.markup import definitions, figure, folded, paragraph, section, table
 from penjing.report.plots import Marker, claim_plot, kl_plot, loss_plot, roofline_plot, time_plot
@@ -44,7 +44,7 @@ def sides(record: SearchRecord, say: Words) -> str:
 
 def side_rows(before: Figures, after: Figures, say: Words) -> list[tuple[str, ...]]:
     """What, before, after, change; what was measured on neither side is left out."""
-    found = [
+    found: list[tuple[str, ...]] = [
         (
             say("sides.bytes"),
             numbers.nbytes(before.tensor_bytes),
@@ -53,8 +53,8 @@ def side_rows(before: Figures, after: Figures, say: Words) -> list[tuple[str, ..
         )
     ]
     if before.perplexity is not None and after.perplexity is not None:
-        change = after.perplexity / before.perplexity - 1
-        signed = ("+" if change > 0 else "") + numbers.percent(change, 2)
+        rise = after.perplexity / before.perplexity - 1
+        signed = ("+" if rise > 0 else "") + numbers.percent(rise, 2)
         found.append((say("sides.perplexity"), f"{before.perplexity:.4g}", f"{after.perplexity:.4g}", signed))
     measures = (
         ("prefill", before.prefill_tokens_per_second, after.prefill_tokens_per_second, numbers.significant),
@@ -84,7 +84,9 @@ def frontier(record: SearchRecord, say: Words) -> str:
     caption = say("frontier.caption")
     if record.text is not None:
         text = {"name": record.text.name, "tokens": f"{record.text.tokens:,}"}
-        caption += say("frontier.text" if record.certificate else "frontier.text.only").format(**text)
+        proof = record.certificate
+        other = proof is not None and proof.measured.data_hash != record.text.sha256
+        caption += say("frontier.text" if other else "frontier.text.only").format(**text)
     head = ("name", "size", "mean", "bound", "kl", "speed", "how")
     ordered = sorted(points, key=lambda point: point.size_ratio)[:MOST_ROWS]
     chosen = next((index for index, point in enumerate(ordered) if point.status == "chosen"), None)
@@ -100,12 +102,12 @@ def frontier(record: SearchRecord, say: Words) -> str:
 def point_row(point: Point, say: Words) -> tuple[str, ...]:
     """One candidate in numbers."""
     rate = point.decode_tokens_per_second
-    mean = rise(point.model_copy(update={"upper_loss": None}))
+    mean = rise_of(point.model_copy(update={"upper_loss": None}))
     return (
         point.name,
         numbers.percent(point.size_ratio, 2),
         f"{numbers.signed(100 * mean)}%",
-        "" if point.upper_loss is None else f"{numbers.signed(100 * rise(point))}%",
+        "" if point.upper_loss is None else f"{numbers.signed(100 * rise_of(point))}%",
         "" if point.mean_kl is None else numbers.significant(point.mean_kl),
         "" if rate is None else numbers.significant(rate),
         say(f"status.{point.status}"),
@@ -117,8 +119,6 @@ def layers(record: SearchRecord, say: Words) -> str:
     held = record.layers
     if not held:
         return ""
-    elements = sum(8 * layer.nbytes / layer.bits_per_weight for layer in held)
-    average = numbers.significant(8 * sum(layer.nbytes for layer in held) / elements)
     rows = [
         (layer.group, layer.format, numbers.significant(layer.bits_per_weight), numbers.nbytes(layer.nbytes))
         for layer in held[:MOST_ROWS]
@@ -127,9 +127,17 @@ def layers(record: SearchRecord, say: Words) -> str:
     return section(
         "layers",
         say("layers"),
-        figure(lambda width: bits_map(held, say, width), say("layers.caption").format(average=average)),
+        figure(
+            lambda width: bits_map(held, say, width), say("layers.caption").format(average=average_bits(held))
+        ),
         folded(say("numbers"), table(head, rows)),
     )
+
+
+def average_bits(layers: Sequence[Layer]) -> str:
+    """Bits of all weights over their number."""
+    elements = sum(8 * layer.nbytes / layer.bits_per_weight for layer in layers)
+    return numbers.significant(8 * sum(layer.nbytes for layer in layers) / elements)
 
 
 def sensitivity(record: SearchRecord, say: Words) -> str:
@@ -248,7 +256,7 @@ def samples(record: SearchRecord, say: Words) -> str:
 
 def sample_article(sample: Sample, say: Words) -> str:
     """One prompt and what both made of it."""
-    shared = len(os.path.commonprefix([sample.before, sample.after]))
+    shared = shared_length(sample.before, sample.after)
     heading = say("after")
     if sample.before == sample.after:
         heading = f"{heading} · {say('samples.same')}"
@@ -257,6 +265,12 @@ def sample_article(sample: Sample, say: Words) -> str:
         f'<div class="sides"><div><h3>{escape(say("before"))}</h3>{completion(sample.before, shared)}</div>'
         f"<div><h3>{escape(heading)}</h3>{completion(sample.after, shared)}</div></div></article>"
     )
+
+
+def shared_length(one: str, other: str) -> int:
+    """How many characters two texts begin with alike."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((index for index, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
 def completion(text: str, shared: int) -> str:

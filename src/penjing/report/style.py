@@ -24,8 +24,9 @@ body { margin: 0; background: var(--paper); color: var(--ink); font: 1.0625rem/1
 main, footer { max-width: 43rem; margin: 0 auto; padding: 0 1.125rem; }
 :lang(zh) { line-height: 1.78; }
 header { padding: 3.2rem 0 0; }
-.kicker { display: flex; justify-content: space-between; gap: 1rem; margin: 0 0 2.6rem; padding-bottom: .55rem;
-  border-bottom: 1px solid var(--rule); color: var(--soft); font: .875rem/1.4 var(--sans); letter-spacing: .01em; }
+.kicker { display: flex; justify-content: space-between; gap: 1rem; margin: 0 0 2.6rem;
+  padding-bottom: .55rem; border-bottom: 1px solid var(--rule); color: var(--soft);
+  font: .875rem/1.4 var(--sans); letter-spacing: .01em; }
 .kicker span:first-child { letter-spacing: .05em; }
 .opening { display: grid; grid-template-columns: minmax(0, 1fr) auto; gap: 0 2.2rem; align-items: start; }
 h1 { margin: 0 0 1.1rem; font: 400 1.12rem/1.4 var(--serif); font-style: italic; color: var(--soft);
@@ -44,7 +45,7 @@ h1 { margin: 0 0 1.1rem; font: 400 1.12rem/1.4 var(--serif); font-style: italic;
 .infeasible .seal rect { fill: none; stroke: var(--soft); stroke-width: 1.6; stroke-dasharray: 5 4; }
 .infeasible .seal .inner { stroke: none; }
 .infeasible .seal text { fill: var(--soft); }
-.infeasible .seal text { font-size: 13.5px; letter-spacing: .03em; }
+.infeasible .seal text { font-size: 12px; letter-spacing: .02em; }
 .infeasible .seal .small { font-size: 8.6px; }
 .explained { margin: 1.5rem 0 0; color: var(--soft); }
 .caution { margin: 1.5rem 0 0; padding: .1rem 0 .1rem 1rem; border-left: 3px solid var(--seal); }
@@ -52,7 +53,8 @@ section { margin: 3.6rem 0 0; }
 h2 { margin: 0 0 1.15rem; font: 400 1.42rem/1.3 var(--serif); letter-spacing: -.004em; }
 h3 { margin: 2.2rem 0 .9rem; font: 600 .9375rem/1.4 var(--sans); }
 p { margin: 0 0 1rem; }
-table { width: 100%; border-collapse: collapse; font: .9375rem/1.45 var(--sans); font-variant-numeric: tabular-nums; }
+table { width: 100%; border-collapse: collapse; font: .9375rem/1.45 var(--sans); font-variant-numeric:
+  tabular-nums; }
 th, td { padding: .5rem 0 .5rem 1rem; text-align: right; vertical-align: baseline; }
 th:first-child, td:first-child { padding-left: 0; text-align: left; overflow-wrap: anywhere; }
 thead th { padding-top: 0; font-weight: 400; color: var(--soft); border-bottom: 1px solid var(--ink); }
@@ -77,6 +79,8 @@ svg .grid { stroke: var(--grid); stroke-width: 1; fill: none; }
 svg .allowed { fill: var(--field); fill-opacity: .09; }
 svg .limit { stroke: var(--teal); stroke-width: 1.2; stroke-dasharray: 5 4; fill: none; }
 svg .limit-name { fill: var(--teal); }
+svg .name, svg .chosen-name, svg .limit-name { paint-order: stroke; stroke: var(--paper); stroke-width:
+  3px; stroke-opacity: .8; }
 svg .frontier { stroke: var(--teal); stroke-width: 1.4; stroke-opacity: .5; fill: none; }
 svg .whisker { stroke: var(--teal); stroke-width: 1.4; fill: none; }
 svg .measured { fill: var(--teal); stroke: var(--paper); stroke-width: 1.2; }
@@ -130,6 +134,7 @@ footer p { border-top: 1px solid var(--rule); padding-top: 1rem; margin: 0; }
   .kicker { margin-bottom: 1.6rem; }
   .opening { grid-template-columns: 1fr; }
   .seal { width: 4.6rem; height: 4.6rem; margin: 1.4rem 0 0; }
+  table { font-size: .875rem; }
   th, td { padding-left: .6rem; }
   section { margin-top: 3rem; }
 }
@@ -145,7 +150,8 @@ footer p { border-top: 1px solid var(--rule); padding-top: 1rem; margin: 0; }
   .kicker { margin-right: -20rem; }
   .opening { grid-template-columns: minmax(0, 1fr) 17.5rem; gap: 0 2.5rem; margin-right: -20rem; }
   .opening .seal { justify-self: start; margin-top: 2.9rem; }
-  .beside { display: grid; grid-template-columns: minmax(0, 1fr) 17.5rem; gap: 0 2.5rem; margin-right: -20rem; }
+  .beside { display: grid; grid-template-columns: minmax(0, 1fr) 17.5rem; gap: 0 2.5rem; margin-right:
+  -20rem; }
   .beside > figcaption, .beside > .note { margin: 0; font-size: .9375rem; }
 }
 """

@@ -53,19 +53,20 @@ PHRASES: dict[str, Phrase] = {
         "{model} 缩小到原来的 {size}；以 {confidence} 的置信度，困惑度反而至少降低 {loss}。",
     ),
     "claim.infeasible": Phrase(
-        "No version of {model} keeps this budget: {limit} cannot be kept together with the other limits.",
-        "没有一个 {model} 的版本守得住这份预算：“{limit}”无法与其他限制同时满足。",
-    ),
-    "claim.alone": Phrase(
-        "No version of {model} keeps this budget: {limit} cannot be kept.",
-        "没有一个 {model} 的版本守得住这份预算：“{limit}”无法满足。",
+        "No version of {model} was found that keeps this budget. What binds is {limit}.",
+        "没有找到守得住这份预算的 {model}。卡住的是{limit}。",
     ),
     "claim.nearest": Phrase(
         "With everything else as asked, the nearest that can be kept is {nearest}.",
-        "其余要求不变时，能守住的最近预算是：{nearest}。",
+        "其余要求不变时，能守住的最近预算是{nearest}。",
     ),
-    "claim.joint": Phrase(" ", ""),
-    "claim.or": Phrase(" or ", "，或"),
+    "claim.or": Phrase(", or ", "，或"),
+    "claim.size": Phrase("a size of at most {value}", "大小至多 {value}"),
+    "claim.loss": Phrase("a rise of perplexity of at most {value}", "困惑度上升至多 {value}"),
+    "claim.throughput": Phrase("a throughput of at least {value}", "吞吐量至少 {value}"),
+    "claim.latency": Phrase("a time per token of at most {value}", "每词元时间至多 {value}"),
+    "claim.memory": Phrase("a peak of memory of at most {value}", "内存峰值至多 {value}"),
+    "claim.cost": Phrase("a price of at most {value} a million tokens", "每百万词元价格至多 {value}"),
     "claim.explained": Phrase(
         "Perplexity says how much a text surprises a model; lower is better. What is claimed is not the "
         "average but an upper bound, from differences measured token by token on {tokens} tokens{unseen}.",
@@ -77,8 +78,8 @@ PHRASES: dict[str, Phrase] = {
         "困惑度平均上升 {mean}；上界 {upper}。",
     ),
     "claim.drawn": Phrase(
-        "The claim, drawn to scale: the dot is the mean, the bar ends at the bound, and the tinted field is what "
-        "the budget allows.",
+        "The claim, drawn to scale: the dot is the mean, the bar ends at the bound, and the tinted field is "
+        "what the budget allows.",
         "按比例画出的结论：圆点为均值，线段止于上界，浅色区域是预算所允许的范围。",
     ),
     "claim.unseen": Phrase(" of text that no choice had seen", "（未参与任何挑选的文本）"),
@@ -103,7 +104,7 @@ PHRASES: dict[str, Phrase] = {
     "limit.cost": Phrase("Price of a million tokens", "每百万词元价格"),
     "at.most": Phrase("at most {value}", "至多 {value}"),
     "at.least": Phrase("at least {value}", "至少 {value}"),
-    "unit.rate": Phrase("{value} tokens/s", "{value} 词元/秒"),
+    "unit.rate": Phrase("{value}\u00a0tokens/s", "{value}\u00a0词元/秒"),
     "before": Phrase("before", "之前"),
     "after": Phrase("after", "之后"),
     "change": Phrase("change", "变化"),
@@ -157,14 +158,17 @@ PHRASES: dict[str, Phrase] = {
     "how": Phrase("how known", "依据"),
     "layers": Phrase("Bits, block by block", "逐层比特"),
     "layers.caption": Phrase(
-        "Bits per weight as stored, scales and padding included; darker is more. On average {average}.",
-        "每个权重实际存储的比特数，含缩放与填充；颜色越深比特越多。平均 {average}。",
+        "Bits per weight as stored, scales and padding included; the stronger the colour, the more. "
+        "On average {average}.",
+        "每个权重实际存储的比特数，含缩放与填充；颜色越浓比特越多。平均 {average}。",
     ),
+    "layers.average": Phrase("Bits per weight, on average: {average}.", "每权重平均比特数：{average}。"),
     "layers.summary": Phrase(
         "Bits per weight of {count} groups of matrices, from {low} to {high}.",
         "{count} 组矩阵的每权重比特数，从 {low} 到 {high}。",
     ),
     "axis.block": Phrase("block", "层"),
+    "groups": Phrase("groups", "组数"),
     "group": Phrase("group", "组"),
     "format": Phrase("format", "格式"),
     "bits": Phrase("bits", "比特"),
@@ -179,9 +183,10 @@ PHRASES: dict[str, Phrase] = {
     "kind.head": Phrase("output head", "输出头"),
     "sensitivity": Phrase("Sensitivity", "敏感度"),
     "sensitivity.caption": Phrase(
-        "The damage predicted (KL, nats per token) if one group alone had one format; darker hurts more. "
+        "The damage predicted (KL, nats per token) if one group alone had one format: the stronger the "
+        "colour, the more it hurts. "
         "A dot marks the format that the group got.",
-        "只让一组采用某种格式时预计的损害（KL，nats/词元）；颜色越深损害越大。圆点标出该组最终采用的格式。",
+        "只让一组采用某种格式时预计的损害（KL，nats/词元）；颜色越浓损害越大。圆点标出该组最终采用的格式。",
     ),
     "sensitivity.summary": Phrase(
         "Predicted KL for {count} groups and {formats} formats, from {low} to {high} nats per token.",
@@ -267,8 +272,8 @@ PHRASES: dict[str, Phrase] = {
         "Starts a service that speaks the OpenAI protocol.", "启动一个兼容 OpenAI 协议的服务。"
     ),
     "use.verify": Phrase(
-        "Checks every byte and the certificate. With --remeasure CHECKPOINT --data TEXT it measures the claim "
-        "again.",
+        "Checks every byte and the certificate. With --remeasure CHECKPOINT --data TEXT it measures the "
+        "claim again.",
         "检查每一个字节与证书。加上 --remeasure 检查点 --data 文本，可重新测量这一结论。",
     ),
     "copy": Phrase("copy", "复制"),
@@ -276,10 +281,10 @@ PHRASES: dict[str, Phrase] = {
     "measured": Phrase("How this was measured", "测量方法"),
     "measured.method": Phrase(
         "Loss is the negative log-likelihood of the token that came, in nats. The bound is one-sided, at "
-        "{confidence} confidence, over {units} {unit} as independent units ({tokens} tokens, windows of up to "
-        "{window}). It speaks of text like this text, and of that alone.",
-        "损失是实际出现的词元的负对数似然，单位 nats。上界为单侧，置信度 {confidence}，以 {units} 个{unit}为独立单位"
-        "（{tokens} 个词元，窗口至多 {window}）。它只对与此相似的文本成立。",
+        "{confidence} confidence, over {units} {unit} as independent units ({tokens} tokens, windows of "
+        "up to {window}). It speaks of text like this text, and of that alone.",
+        "损失是实际出现的词元的负对数似然，单位 nats。上界为单侧，置信度 {confidence}，"
+        "以 {units} 个{unit}为独立单位（{tokens} 个词元，窗口至多 {window}）。它只对与此相似的文本成立。",
     ),
     "unit.document": Phrase("documents", "文档"),
     "unit.block": Phrase("blocks of text", "文本块"),
@@ -305,7 +310,10 @@ PHRASES: dict[str, Phrase] = {
     "measured.seed": Phrase("Seed", "种子"),
     "measured.issued": Phrase("Certified", "证书日期"),
     "measured.stages": Phrase("Time of the search", "搜索用时"),
-    "footer": Phrase(
+    "footer.infeasible": Phrase(
+        "Every number on this page is from the record of the search.", "本页所有数字都来自搜索的记录。"
+    ),
+    "footer.kept": Phrase(
         "Every number on this page is from report.json, which lies beside the artifact's certificate.",
         "本页所有数字都来自与证书放在一起的 report.json。",
     ),

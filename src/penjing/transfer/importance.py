@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from penjing.artifact.config import BlockConfig
-from penjing.models.block import Weights, linear
+from penjing.models.block import Weights
+from penjing.models.importance import Magnitudes, column_norms, noting, turn
 from penjing.models.torch_model import TorchModel
 from penjing.transfer.units import inner_axes
 
@@ -35,51 +36,36 @@ class Importance:
     blocks: tuple[BlockImportance, ...]
 
 
-class Recorder:
-    """A `linear` that adds up the magnitudes of what every matrix reads, by its name; float64 [columns]."""
-
-    def __init__(self) -> None:
-        self.sums: dict[str, Tensor] = {}
-
-    def __call__(self, weights: Weights, name: str, inputs: Tensor) -> Tensor:
-        self.sums[name] = self.sums.get(name, 0.0) + inputs.flatten(0, -2).abs().double().sum(0)
-        return linear(weights, name, inputs)
-
-
 @torch.no_grad()
 def measure_importance(model: TorchModel, tokens: Tensor) -> Importance:
     """The importance of every unit on token ids int64 [sequences, length].
 
-    Of a channel of the residual stream, the mean magnitude at which attention, feed-forwards and the head
-    read it after their norms, summed over them (Samragh et al. 2023); of a head or a feed-forward channel,
-    its mean magnitude times the norm of the columns that read it (Muralidharan et al. 2024); of a block, 1 -
-    the mean cosine between what enters and what leaves it (Men et al. 2024).
+    As `models.importance` has it; of a channel of the residual stream, the mean magnitude at which attention,
+    feed-forwards and the head read it after their norms, summed over them (Samragh et al. 2023).
     """
     count = tokens.numel()
     hidden_sum = torch.zeros(model.config.hidden_size, dtype=torch.float64)
     hidden, blocks = model.embed(tokens), []
     for index, block in enumerate(model.config.blocks):
-        weights, recorder = model.block_weights(index), Recorder()
-        before = hidden
-        hidden = replace(model.block(index), linear=recorder)(weights, before)
-        for name, total in recorder.sums.items():
+        weights, read, before = model.block_weights(index), Magnitudes(), hidden
+        hidden = replace(model.block(index), linear=noting(read.note))(weights, before)
+        for name, total in read.sums.items():
             if name.rpartition(".")[2] in ("query", "gate"):
                 hidden_sum += total
-        cosine = torch.cosine_similarity(before, hidden, dim=-1).mean().item()
-        blocks.append(block_importance(block, weights, recorder.sums, count, 1.0 - cosine))
+        blocks.append(block_importance(block, weights, read, count, turn(before, hidden).mean().item()))
     normed = model.block(0).norm(model.read("final_norm"), hidden)
     hidden_sum += normed.flatten(0, 1).abs().double().sum(0)
     return Importance((hidden_sum / count).float(), tuple(blocks))
 
 
 def block_importance(
-    block: BlockConfig, weights: Weights, sums: Mapping[str, Tensor], count: int, whole: float
+    block: BlockConfig, weights: Weights, read: Magnitudes, count: int, whole: float
 ) -> BlockImportance:
     """The importance within one block; an expert that no token reached has none."""
 
     def read_by(name: str) -> Tensor:
-        norms = weights[name].float().norm(dim=0)
-        return (sums[name] / count).float() * norms if name in sums else torch.zeros_like(norms)
+        norms = column_norms(weights[name])
+        return read.mean(name, count) * norms if name in read.sums else torch.zeros_like(norms)
 
     heads = read_by("output").view(block.num_heads, -1).sum(1)
     inner = {axis: read_by(f"{axis.removesuffix('inner')}down") for axis in inner_axes(block)}

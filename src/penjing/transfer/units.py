@@ -1,7 +1,7 @@
 """Models whose units are copies of another's: one choice of units serves every tensor that touches them.
 
 A unit is a channel of the residual stream, a feed-forward channel, or an element of a head. A tensor's
-dimensions run along axes (`TENSOR_AXES`); what is chosen for an axis is chosen in all tensors. Matrices are
+dimensions run along axes (`models.axes`); what is chosen for an axis is chosen in all tensors. Matrices are
 [outputs, inputs]: their columns read units, and are multiplied by each unit's `share`.
 """
 
@@ -14,33 +14,8 @@ import torch
 from torch import Tensor
 
 from penjing.artifact.config import BlockConfig, ModelConfig, block_tensors, expected_tensors
+from penjing.models.axes import axes_of, scaled_norm, select
 
-TENSOR_AXES = {
-    "embedding": ("vocabulary", "hidden"),
-    "head": ("vocabulary", "hidden"),
-    "final_norm": ("hidden",),
-    "attention_norm": ("hidden",),
-    "query": ("query", "hidden"),
-    "query_bias": ("query",),
-    "query_norm": ("head",),
-    "key": ("key", "hidden"),
-    "key_bias": ("key",),
-    "key_norm": ("head",),
-    "value": ("key", "hidden"),
-    "value_bias": ("key",),
-    "output": ("hidden", "query"),
-    "output_bias": ("hidden",),
-    "post_attention_norm": ("hidden",),
-    "feed_forward_norm": ("hidden",),
-    "router": ("expert", "hidden"),
-    "gate": ("inner", "hidden"),
-    "gate_bias": ("inner",),
-    "up": ("inner", "hidden"),
-    "up_bias": ("inner",),
-    "down": ("hidden", "inner"),
-    "down_bias": ("hidden",),
-    "post_feed_forward_norm": ("hidden",),
-}
 BRANCH_ENDS = ("output", "output_bias", "down", "down_bias")
 POST_NORMS = ("post_attention_norm", "post_feed_forward_norm")
 
@@ -92,7 +67,9 @@ def copied_model(
     for index, chosen in enumerate(blocks):
         copied |= copied_block(target, index, tensors, units, chosen)
     norm = gather("final_norm", tensors["final_norm"], units)
-    copied["final_norm"] = scaled_norm(target, norm, hidden.share / rescale) if target.tied_head else norm
+    if target.tied_head:
+        norm = scaled_norm(norm, target.norm_offset, times=hidden.share / rescale)
+    copied["final_norm"] = norm
     if not target.tied_head:
         copied["head"] = read_through("head", tensors["head"], units)
     return {name: copied[name] for name in expected_tensors(target)}
@@ -129,11 +106,7 @@ def silenced(config: ModelConfig, name: str, tensor: Tensor) -> Tensor:
 
 def gather(name: str, tensor: Tensor, units: Mapping[str, Units]) -> Tensor:
     """The chosen units of every dimension, in float32."""
-    gathered = tensor.detach().float()
-    for dimension, axis in enumerate(axes_of(name)):
-        if axis in units:
-            gathered = gathered.index_select(dimension, units[axis].indices)
-    return gathered
+    return select(tensor.detach().float(), name, {axis: chosen.indices for axis, chosen in units.items()})
 
 
 def read_through(name: str, tensor: Tensor, units: Mapping[str, Units]) -> Tensor:
@@ -142,19 +115,8 @@ def read_through(name: str, tensor: Tensor, units: Mapping[str, Units]) -> Tenso
     return gathered * units[axis].share if gathered.ndim == 2 and axis in units else gathered
 
 
-def axes_of(name: str) -> tuple[str, ...]:
-    """The axes of a tensor by its name inside the block; every expert has an inner axis of its own."""
-    prefix, dot, last = name.rpartition(".")
-    return tuple(f"{prefix}{dot}{axis}" if axis == "inner" else axis for axis in TENSOR_AXES[last])
-
-
 def inner_axes(block: BlockConfig) -> tuple[str, ...]:
     """The inner axis of a block, or of each of its experts."""
     if block.feed_forward == "dense":
         return ("inner",)
     return tuple(f"experts.{expert}.inner" for expert in range(block.num_experts))
-
-
-def scaled_norm(config: ModelConfig, weight: Tensor, factor: Tensor) -> Tensor:
-    """A norm's weight, as stored, such that what it multiplies by is `factor` times as large."""
-    return weight * factor + config.norm_offset * (factor - 1.0)

@@ -5,23 +5,25 @@ Both read YAML and JSON alike and refuse unknown keys: a misspelt option is an e
 
 from __future__ import annotations
 
-import json
-import math
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-)
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from penjing.errors import SpecError
+from penjing.spec.base import Fraction as Fraction
+from penjing.spec.base import Spec as Spec
+from penjing.spec.base import canonical_json as canonical_json
+from penjing.spec.base import describe as describe
+from penjing.spec.base import validate as validate
+from penjing.spec.budget import Budget as Budget
+from penjing.spec.budget import Bytes as Bytes
+from penjing.spec.budget import Objective as Objective
+from penjing.spec.budget import Seconds as Seconds
+from penjing.spec.steps import DistillStep as DistillStep
+from penjing.spec.steps import PruneStep as PruneStep
+from penjing.spec.steps import TrainStep as TrainStep
+from penjing.spec.steps import TransferStep as TransferStep
 
 GroupSize = Literal[32, 64, 128]
 CodedFormatName = Literal[  # a weight is a code, and groups have scales
@@ -49,12 +51,6 @@ DATA_FREE = ("rtn", "range", "mse", "percentile", "search")  # methods that look
 FloatFormat = Literal["fp32", "fp16", "bf16"]
 Tier = Literal["fast", "best"]
 TIERS: tuple[Tier, ...] = ("fast", "best")
-
-
-class Spec(BaseModel):
-    """Frozen, and strict about names. Validators are built on first use: most programs use few of them."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class WeightFormat(Spec):
@@ -170,11 +166,38 @@ class QuantizeStep(Spec):
         return value
 
 
+ShapingStep = PruneStep | TransferStep | DistillStep | TrainStep  # from a checkpoint to a checkpoint
+Step = Annotated[ShapingStep | QuantizeStep, Field(discriminator="step")]
+
+
 class Recipe(Spec):
     """An ordered list of steps, and the seed from which every random choice is drawn."""
 
-    steps: tuple[QuantizeStep, ...] = Field(min_length=1)
+    steps: tuple[Step, ...]
     seed: int = Field(default=0, ge=0, lt=2**63)
+
+    @field_validator("steps")
+    @classmethod
+    def quantize_last(cls, value: tuple[Step, ...]) -> tuple[Step, ...]:
+        """There is a step, and what is quantized is not changed further."""
+        if not value:
+            raise ValueError("give at least one")
+        if any(isinstance(step, QuantizeStep) for step in value[:-1]):
+            raise ValueError("quantize comes last: what is quantized is no longer a checkpoint")
+        return value
+
+    @property
+    def shaping(self) -> tuple[ShapingStep, ...]:
+        """The steps that come before quantizing."""
+        return tuple(step for step in self.steps if not isinstance(step, QuantizeStep))
+
+    @property
+    def quantizing(self) -> QuantizeStep:
+        """The step that ends in an artifact. Raises SpecError for a recipe that ends in a checkpoint."""
+        step = self.steps[-1]
+        if not isinstance(step, QuantizeStep):
+            raise SpecError("recipe: its last step does not quantize, so that no artifact comes of it")
+        return step
 
 
 def preset(
@@ -201,56 +224,6 @@ def preset(
     return Recipe(steps=(step,))
 
 
-def parse_fraction(value: object) -> object:
-    """Accept `30%` and `0.3` alike."""
-    if isinstance(value, str):
-        text = value.strip()
-        scale = 0.01 if text.endswith("%") else 1.0
-        try:
-            number = float(text.rstrip("%")) * scale
-        except ValueError:
-            raise ValueError(f"{value!r} is neither a percentage (30%) nor a fraction (0.3)") from None
-        return number
-    return value
-
-
-S = TypeVar("S", bound=Spec)
-Fraction = Annotated[float, BeforeValidator(parse_fraction), Field(gt=0)]
-
-
-class Budget(Spec):
-    """What an artifact must satisfy to be published.
-
-    max_size: all tensor bytes of the artifact over the checkpoint's tensor bytes.
-    max_loss: the upper confidence bound of the mean paired NLL difference per token is at most
-    ln(1 + max_loss), that is, perplexity rises by at most this fraction.
-    confidence: of that one-sided bound.
-    """
-
-    max_size: Fraction | None = None
-    max_loss: Fraction | None = None
-    confidence: float = Field(default=0.95, gt=0.5, lt=1.0)
-
-    @property
-    def max_nll_increase(self) -> float | None:
-        """The loss budget in nats per token."""
-        return None if self.max_loss is None else math.log1p(self.max_loss)
-
-
-def validate(kind: type[S], data: object, source: str) -> S:
-    """Build a spec from plain data; every complaint on one line, naming its place."""
-    try:
-        return kind.model_validate(data)
-    except ValidationError as error:
-        raise SpecError(f"{source}: {describe(error)}") from None
-
-
-def describe(error: ValidationError) -> str:
-    """A pydantic error on one line: `place: what is wrong; place: what is wrong`."""
-    parts = [f"{'.'.join(map(str, item['loc'])) or 'value'}: {item['msg']}" for item in error.errors()]
-    return "; ".join(parts)
-
-
 def read_recipe(path: Path) -> Recipe:
     """Read a recipe from a YAML or JSON file. Raises SpecError for anything but a valid recipe."""
     import yaml
@@ -262,9 +235,3 @@ def read_recipe(path: Path) -> Recipe:
     except yaml.YAMLError as error:
         raise SpecError(f"recipe {path}: not YAML or JSON ({' '.join(str(error).split())})") from None
     return validate(Recipe, data, f"recipe {path}")
-
-
-def canonical_json(value: BaseModel | dict[str, Any]) -> str:
-    """The one spelling of a value: sorted keys, no spaces. Hashes are taken over this."""
-    data = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
-    return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
