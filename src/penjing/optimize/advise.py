@@ -214,7 +214,7 @@ def become(subject: Subject, known: Known, expect: Expect) -> Option:
     """What a known way would make of the model."""
     config = pruned(subject.config) if known.pruned else subject.config
     step = preset(known.format).quantizing
-    found = expect(config, assign_formats(config, step), step.kv_formats, subject.own, known.tier)
+    found = expect(config, assign_formats(config, step), step.kv_formats, subject.own, "best")
     source = subject.model if subject.artifact is None else "CHECKPOINT"
     return option(
         subject,
