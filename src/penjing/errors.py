@@ -39,6 +39,7 @@
     ├── NonFiniteActivationError      a model computes NaN or Inf on the calibration text
     ├── DivergedError                 training produced a loss of NaN or Inf
     ├── CertificateError              a certificate does not belong to the artifact, or fails again
+    ├── RecordError                   what a report is made from is absent, malformed, or another artifact's
     └── InfeasibleBudgetError         no candidate meets the budget           (exit code 3)
 
 Each message is one line: what is wrong, where, and what to do about it.
@@ -206,6 +207,10 @@ class DivergedError(PenjingError):
 
 class CertificateError(PenjingError):
     """A certificate does not belong to the artifact, or fails when measured again."""
+
+
+class RecordError(PenjingError):
+    """What a search recorded is absent, malformed, or another artifact's."""
 
 
 class InfeasibleBudgetError(PenjingError):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from penjing.errors import EmptyDataError
-from penjing.measure.stats import choose_units, jackknife_error, student_quantile, upper_bound
+from penjing.measure.stats import choose_units, jackknife_error, upper_bound
 
 TRUE_LOSS = 0.01
 
@@ -107,11 +107,3 @@ def test_too_little_text_is_refused() -> None:
 def test_jackknife_matches_the_plain_formula_for_equal_units() -> None:
     sums = np.random.default_rng(0).normal(size=30)
     assert jackknife_error(sums, np.ones(30)) == pytest.approx(sums.std(ddof=1) / np.sqrt(30))
-
-
-@pytest.mark.parametrize(
-    ("confidence", "degrees", "expected"),
-    [(0.95, 7, 1.8946), (0.95, 15, 1.7531), (0.95, 60, 1.6706), (0.99, 7, 2.9980), (0.99, 30, 2.4573)],
-)
-def test_student_quantile_matches_tables(confidence: float, degrees: int, expected: float) -> None:
-    assert student_quantile(confidence, degrees) == pytest.approx(expected, abs=0.005)

@@ -30,7 +30,8 @@ class Measured(Spec):
     size_ratio: artifact_bytes / checkpoint_bytes. upper_delta_nll: the one-sided bound of mean_delta_nll at
     `confidence`, from resampling `units` documents or blocks of tokens. data_hash: SHA-256 of the text.
     window_tokens: the longest context scored. token_limit: how much of the data was read, None for all of it;
-    text_part: whether all of that was scored, or the part kept apart from every choice.
+    text_part: whether all of that was scored, or the part kept apart from every choice. looks: of a claim that
+    could stop early, the numbers of units at which it was looked at, and `margin` what was claimed then.
     """
 
     tier: Tier
@@ -55,6 +56,8 @@ class Measured(Spec):
     window_tokens: int = Field(default=512, gt=1)
     token_limit: int | None = Field(default=None, gt=0)
     text_part: TextPart = "all"
+    margin: Finite | None = None
+    looks: tuple[int, ...] = ()
 
 
 class MeasuredOn(Spec):
@@ -72,11 +75,28 @@ class MeasuredSpeed(Spec):
     decode_tokens_per_second: Finite
 
 
+class MeasuredLoad(Spec):
+    """`streams` requests at once, each a prompt and an answer.
+
+    seconds_per_token: between two tokens of one answer, the median, and what 95% are below. tokens_per_second:
+    decoded, of all together. peak_memory_bytes: of the process that serves them.
+    """
+
+    streams: int = Field(gt=0)
+    prompt_tokens: int = Field(gt=0)
+    output_tokens: int = Field(gt=0)
+    seconds_per_token: Finite
+    p95_seconds_per_token: Finite
+    tokens_per_second: Finite
+    peak_memory_bytes: int = Field(gt=0)
+
+
 class Certificate(Spec):
     """A claim (`budget`), what was measured against it, and all that is needed to measure it again.
 
     source_name: the repository, or None for a directory. issued_at: UTC, ISO 8601. peak_memory_bytes: of a
-    process that serves the artifact alone.
+    process that serves the artifact alone. load: what limits of speed and memory were held against.
+    costs_hash: SHA-256 of the table of this machine's costs that the choice was made by, where it was.
     """
 
     certificate_version: Literal[1] = 1
@@ -88,6 +108,8 @@ class Certificate(Spec):
     measured_on: MeasuredOn
     speed: MeasuredSpeed | None = None
     peak_memory_bytes: int | None = None
+    load: MeasuredLoad | None = None
+    costs_hash: Sha256 | None = None
     reference_kv: Kv
     seed: int = Field(ge=0)
     versions: dict[str, str]

@@ -22,6 +22,9 @@ TENSORS_FILE: TensorFile = "tensors.bin"
 RESIDUAL_FILE: TensorFile = "residual.bin"
 MANIFEST_FILE = "manifest.json"
 CERTIFICATE_FILE = "certificate.json"
+REPORT_FILE = "report.json"  # what the search behind the certificate found
+PAGE_FILE = "report.html"  # the same for people
+BESIDE_THE_MANIFEST = frozenset({CERTIFICATE_FILE, REPORT_FILE, PAGE_FILE})  # no part of the artifact's hash
 
 BEST_TIER_PARTS = frozenset({"residual", "best"})  # planes of matrices; vectors that differ by tier
 

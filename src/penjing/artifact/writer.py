@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from penjing.artifact.checksum import available_threads, sha256_of
 from penjing.artifact.config import ModelConfig, expected_tensors
 from penjing.artifact.layout import (
-    CERTIFICATE_FILE,
+    BESIDE_THE_MANIFEST,
     CODED_PARTS,
     MANIFEST_FILE,
     RESIDUAL_FILE,
@@ -40,7 +40,7 @@ from penjing.errors import (
 from penjing.formats import Encoded
 from penjing.kernels import crc32c
 
-OWN_FILES = (MANIFEST_FILE, TENSORS_FILE, RESIDUAL_FILE, CERTIFICATE_FILE)
+OWN_FILES = frozenset({MANIFEST_FILE, TENSORS_FILE, RESIDUAL_FILE}) | BESIDE_THE_MANIFEST
 
 
 class TensorFileWriter:
@@ -234,7 +234,7 @@ def objection_to_replacing(path: Path) -> str | None:
     listed = listed_files(path / MANIFEST_FILE)
     if listed is None or TENSORS_FILE not in present:
         return "is not an artifact"
-    foreign = sorted(present - listed - {MANIFEST_FILE, CERTIFICATE_FILE})
+    foreign = sorted(present - listed - {MANIFEST_FILE} - BESIDE_THE_MANIFEST)
     return f"holds {foreign[0]!r}, which is no part of the artifact" if foreign else None
 
 

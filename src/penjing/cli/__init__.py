@@ -7,7 +7,7 @@ import os
 
 import typer
 
-from penjing.cli import bench, compress, inspect, learn, make, reshape, run
+from penjing.cli import advise, bench, compress, inspect, learn, make, report, reshape, run
 from penjing.cli.show import fail
 from penjing.errors import PenjingError
 
@@ -27,9 +27,11 @@ app = typer.Typer(
 GARBAGE_THRESHOLD = 50_000  # new objects between two looks; 700 by default
 
 INSPECT, MAKE, SHAPE, RUN = "Look", "Make smaller", "Reshape and train", "Run"
+app.command("advise", rich_help_panel=INSPECT)(advise.advise)
 app.command("profile", rich_help_panel=INSPECT)(inspect.profile)
 app.command("evaluate", rich_help_panel=INSPECT)(inspect.evaluate)
 app.command("verify", rich_help_panel=INSPECT)(inspect.verify)
+app.command("report", rich_help_panel=INSPECT)(report.report)
 app.command("bench", rich_help_panel=INSPECT)(bench.bench)
 app.command("optimize", rich_help_panel=MAKE)(make.optimize)
 app.command("quantize", rich_help_panel=MAKE)(make.quantize)

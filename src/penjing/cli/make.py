@@ -17,6 +17,7 @@ from penjing.cli.options import (
     Force,
     FormatName,
     Json,
+    ObjectiveName,
     Out,
     QuantizeMethod,
     Seed,
@@ -24,7 +25,7 @@ from penjing.cli.options import (
     Tier,
     Tokens,
 )
-from penjing.cli.show import measured_text, megabytes, percent, print_json, print_table, progress_bar
+from penjing.cli.show import measured_text, megabytes, percent, print_json, progress_bar
 from penjing.data.documents import DEFAULT_TOKENS
 from penjing.errors import SpecError
 
@@ -41,7 +42,25 @@ def optimize(
     max_loss: Annotated[
         str | None, typer.Option(help="Rise of the perplexity, as an upper confidence bound: 2% or 0.02.")
     ] = None,
-    confidence: Annotated[float, typer.Option(help="Of that bound.")] = 0.95,
+    max_latency: Annotated[
+        str | None, typer.Option(help="Time between two tokens of one answer: 25ms.")
+    ] = None,
+    min_throughput: Annotated[
+        float | None, typer.Option(help="Decoded tokens a second, of all streams together.")
+    ] = None,
+    max_ram: Annotated[str | None, typer.Option(help="Memory of the process that serves: 4GiB.")] = None,
+    streams: Annotated[int, typer.Option(help="Answers at once that these three speak of.")] = 1,
+    objective: Annotated[
+        ObjectiveName | None,
+        typer.Option(help="What to be best at. Default: size if there is --max-loss, else loss."),
+    ] = None,
+    price_per_hour: Annotated[
+        float | None, typer.Option(help="Of this machine: says what a million tokens cost.")
+    ] = None,
+    method: Annotated[
+        QuantizeMethod, typer.Option(help="How candidates are quantized: auto is best, search is quickest.")
+    ] = QuantizeMethod.auto,
+    confidence: Annotated[float, typer.Option(help="Of the bound of the loss.")] = 0.95,
     data: Data = None,
     tokens: Tokens = DEFAULT_TOKENS,
     threads: Threads = None,
@@ -49,45 +68,61 @@ def optimize(
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Find the smallest artifact that keeps a budget, and certify it.
+    """Find what keeps a budget and is best otherwise; certify it, and write a report.
 
-    Candidates (8-bit, 4-bit and layered) are each made, run and measured. If none keeps the budget, nothing
-    is written and the exit code is 3.
+    Every group of matrices gets a format of its own. If nothing keeps the budget, no artifact is written, the
+    exit code is 3, and the limit that binds is named, with the nearest that could be kept.
     """
-    from penjing.cli.tables import print_evaluation
+    from penjing.artifact.layout import PAGE_FILE, REPORT_FILE
+    from penjing.cli.tables import print_evaluation, print_trials
+    from penjing.optimize.choosing import MissedBudgetError
+    from penjing.optimize.record import write_record
     from penjing.optimize.search import optimize as search
+    from penjing.report import render_page
+    from penjing.report.writing import write_report
     from penjing.spec import Budget, validate
 
-    wanted = {"max_size": max_size, "max_loss": max_loss, "confidence": confidence}
+    wanted = {
+        "max_size": max_size,
+        "max_loss": max_loss,
+        "max_latency": max_latency,
+        "min_throughput": min_throughput,
+        "max_ram": max_ram,
+        "streams": streams,
+        "confidence": confidence,
+    }
     budget = validate(Budget, wanted, "budget")
-    with progress_bar() as progress:
-        result = search(
-            model,
-            out,
-            budget,
-            measured_text(data),
-            tokens=tokens,
-            threads=threads,
-            seed=seed,
-            force=force,
-            progress=progress,
-        )
+    missed = out.with_name(f"{out.name}.{REPORT_FILE}")
+    try:
+        with progress_bar() as progress:
+            result = search(
+                model,
+                out,
+                budget,
+                measured_text(data),
+                objective=None if objective is None else objective.value,
+                price_per_hour=price_per_hour,
+                method=method.value,
+                tokens=tokens,
+                threads=threads,
+                seed=seed,
+                force=force,
+                say=lambda line: print(line, file=sys.stderr),
+                progress=progress,
+            )
+    except MissedBudgetError as error:
+        if error.record is not None:
+            write_record(missed, error.record)
+            write_report(page := missed.with_suffix(".html"), render_page(error.record), force=True)
+            print(f"what was tried: {page}", file=sys.stderr)
+        raise
+    write_report(page := out / PAGE_FILE, render_page(result.record), force=True)
     if as_json:
         print_json(result.model_dump(mode="json"))
         return
-    rows = [
-        (
-            ("→ " if point.name == result.chosen else "  ") + point.name,
-            percent(point.size_ratio),
-            f"{point.mean_delta_nll:+.5f}",
-            f"{point.upper_delta_nll:+.5f}",
-            f"{point.mean_kl:.5f}",
-        )
-        for point in result.frontier
-    ]
-    print_table("Measured candidates", ("", "size", "delta NLL", "upper bound", "KL"), rows)
+    print_trials(result)
     print_evaluation(result.evaluation)
-    print(f"wrote {out} with its certificate; `penjing serve {out}` serves it")
+    print(f"wrote {out} with its certificate and a report ({page}); `penjing serve {out}` serves it")
 
 
 def quantize(

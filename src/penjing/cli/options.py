@@ -50,6 +50,16 @@ class QuantizeMethod(StrEnum):
     auto = "auto"
 
 
+class ObjectiveName(StrEnum):
+    """What a search is to be best at."""
+
+    size = "size"
+    loss = "loss"
+    latency = "latency"
+    throughput = "throughput"
+    cost = "cost"
+
+
 class ExportName(StrEnum):
     """What an artifact can be exported to."""
 

@@ -7,6 +7,7 @@ from penjing.measure.cost import ModelCost
 from penjing.optimize.bench import Bench, Quantiles, Row
 from penjing.optimize.evaluation import Evaluation
 from penjing.optimize.profile import Profile
+from penjing.optimize.search import Optimized
 from penjing.report.markdown import before_after_rows, context_line, loss_lines
 
 
@@ -18,6 +19,21 @@ def print_evaluation(evaluation: Evaluation) -> None:
         print_table("Before and after", ("", "before", "after"), before_after_rows(evaluation))
         print("\n".join(loss_lines(evaluation.comparison)))
     print(context_line(evaluation))
+
+
+def print_trials(found: Optimized) -> None:
+    """What a search built, the chosen one marked."""
+    rows = [
+        (
+            ("→ " if trial.name == found.chosen else "  ") + trial.name,
+            f"{trial.size_ratio:.2%}",
+            f"{trial.mean_delta_nll:+.5f}",
+            f"{trial.upper_delta_nll:+.5f}",
+            f"{trial.mean_kl:.5f}",
+        )
+        for trial in found.trials
+    ]
+    print_table("Measured candidates", ("", "size", "delta NLL", "upper bound", "KL"), rows)
 
 
 def side_rows(evaluation: Evaluation) -> list[tuple[str, str]]:

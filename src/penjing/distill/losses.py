@@ -133,8 +133,13 @@ def divergence(log_p: Array, log_q: Array) -> Array:
 
 
 def log_softmax(logits: Array) -> Array:
-    """log softmax over the last axis, shifted by its maximum so that exp cannot overflow."""
+    """log softmax over the last axis, shifted by its maximum so that exp cannot overflow.
+
+    Torch's own takes one pass over memory where the plain form takes six.
+    """
     xp = namespace(logits)
+    if xp is not np:
+        return xp.log_softmax(logits, -1)
     shifted = logits - xp.amax(logits, -1)[..., None]
     return shifted - xp.log(xp.exp(shifted).sum(-1))[..., None]
 

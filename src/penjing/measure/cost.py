@@ -16,6 +16,7 @@ from penjing.artifact import Artifact
 from penjing.artifact.config import (
     BlockConfig,
     ModelConfig,
+    TensorRole,
     block_tensors,
     count_parameters,
     expected_tensors,
@@ -175,19 +176,27 @@ def bytes_in_formats(
     `embedding` also governs an untied head; vectors are float32. own: the checkpoint's format of a matrix
     that keeps it (canonical name -> format); fp32 for those that are not named.
     """
-    sizes: dict[str, int] = {}
-    for name, role in expected_tensors(config).items():
-        chosen = embedding if name in ("embedding", "head") else weights
-        stored: StoredFormat
-        if chosen.name == "keep" or role.keeps_dtype:
-            stored, group_size = (own or {}).get(name, "fp32"), 0
-        else:
-            stored, group_size = chosen.name, chosen.group_size
-        asymmetric = stored == chosen.name and chosen.asymmetric
-        parts = expected_parts(stored, group_size, role.shape, asymmetric=asymmetric)
-        read = [size for part, size in parts.items() if tier == "best" or part != "residual"]
-        sizes[name] = sum(size + padding_after(size) for size in read)
-    return sizes
+    return {
+        name: tensor_bytes_in(
+            role, embedding if name in ("embedding", "head") else weights, (own or {}).get(name, "fp32"), tier
+        )
+        for name, role in expected_tensors(config).items()
+    }
+
+
+def tensor_bytes_in(
+    role: TensorRole, format: WeightFormat, own: FloatFormat = "fp32", tier: Tier = "best"
+) -> int:
+    """Bytes of one tensor in a format, padding to the next tensor included; vectors are float32.
+
+    own: the checkpoint's format, of a matrix that keeps it.
+    """
+    keeps = format.name == "keep" or role.keeps_dtype
+    stored: StoredFormat = own if format.name == "keep" or role.keeps_dtype else format.name
+    group_size = 0 if keeps else format.group_size
+    parts = expected_parts(stored, group_size, role.shape, asymmetric=format.asymmetric and not keeps)
+    read = [size for part, size in parts.items() if tier == "best" or part != "residual"]
+    return sum(size + padding_after(size) for size in read)
 
 
 def artifact_bytes(

@@ -96,6 +96,42 @@ def measure_int8_rate(threads: int) -> float:
     return 2 * PROBE_TOKENS * PROBE_WIDTH * PROBE_WIDTH / seconds
 
 
+class Reading:
+    """Reads memory beyond the caches with all threads, again and again, a few milliseconds each."""
+
+    def __init__(self, threads: int) -> None:
+        from concurrent.futures import ThreadPoolExecutor
+
+        self.arrays = [np.ones(BANDWIDTH_BYTES_PER_CORE // 4, np.float32) for _ in range(threads)]
+        self.pool = ThreadPoolExecutor(threads)
+
+    def bytes_per_second(self) -> float:
+        """Of one pass."""
+        start = time.perf_counter()
+        list(self.pool.map(np.max, self.arrays))
+        return len(self.arrays) * BANDWIDTH_BYTES_PER_CORE / (time.perf_counter() - start)
+
+
+def processor_share(threads: int, seconds: float = 0.02) -> float:
+    """The part of a processor's time that each of `threads` busy threads gets, from 0 to 1.
+
+    1 is a quiet machine; timings made with much less are of other people's work as well. The best of three
+    looks: threads that have just begun may share a processor for a moment.
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
+    values = np.ones(1 << 16, np.float32)
+
+    def work(_: int) -> float:
+        start, busy = time.perf_counter(), time.thread_time()
+        while time.perf_counter() - start < seconds:
+            np.sin(values)  # without the lock on Python
+        return (time.thread_time() - busy) / (time.perf_counter() - start)
+
+    with ThreadPoolExecutor(threads) as pool:
+        return min(1.0, max(sum(pool.map(work, range(threads))) / threads for _ in range(3)))
+
+
 def _typical_seconds(call: Callable[[], object]) -> float:
     """The median of at least three calls within the probe time: what lasts, not a lucky moment."""
     call()

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from penjing.errors import EmptyDataError
+from penjing.measure.student import student_critical
 from penjing.spec import Spec
 
 Floats = NDArray[np.float64]
@@ -75,15 +75,14 @@ def upper_bound(
 def choose_units(documents: Sequence[Floats]) -> tuple[Literal["document", "block"], list[Floats]]:
     """Documents if there are enough of them, else contiguous blocks cut from each.
 
-    Enough are 8, with an effective number (sum n)^2 / sum n^2 (Kish) of 4: one giant among dwarfs would set
-    the mean by itself, agree with it perfectly, and claim no error at all.
+    Raises EmptyDataError for fewer than 8 of either.
     """
     held = [document for document in documents if len(document)]
     counts = np.array([len(document) for document in held], np.float64)
-    if len(held) >= MIN_UNITS and counts.sum() ** 2 / (counts**2).sum() >= MIN_EFFECTIVE_DOCUMENTS:
+    if documents_are_units(counts):
         return "document", held
     tokens = int(counts.sum())
-    length = max(MIN_BLOCK_TOKENS, math.ceil(tokens / MAX_BLOCKS))
+    length = block_length(tokens)
     blocks = [block for document in held for block in cut_blocks(document, length)]
     if len(blocks) < MIN_UNITS:
         raise EmptyDataError(
@@ -91,6 +90,20 @@ def choose_units(documents: Sequence[Floats]) -> tuple[Literal["document", "bloc
             f"documents of similar length, or {MIN_UNITS * MIN_BLOCK_TOKENS} tokens"
         )
     return "block", blocks
+
+
+def documents_are_units(counts: Floats) -> bool:
+    """Whether documents of so many tokens each [documents], none empty, are enough to be the units.
+
+    Enough are 8, with an effective number (sum n)^2 / sum n^2 (Kish) of 4: one giant among dwarfs would set
+    the mean by itself, agree with it perfectly, and claim no error at all.
+    """
+    return len(counts) >= MIN_UNITS and counts.sum() ** 2 / (counts**2).sum() >= MIN_EFFECTIVE_DOCUMENTS
+
+
+def block_length(tokens: int) -> int:
+    """How long the blocks of a text of so many tokens are at least, in tokens."""
+    return max(MIN_BLOCK_TOKENS, math.ceil(tokens / MAX_BLOCKS))
 
 
 def cut_blocks(document: Floats, length: int) -> list[Floats]:
@@ -116,7 +129,7 @@ def _critical_value(sums: Floats, counts: Floats, confidence: float, seed: int, 
         for start in range(0, resamples, rows)
     ]
     lowest = np.quantile(np.concatenate(ratios), 1.0 - confidence, method="lower")
-    return max(-float(lowest), student_quantile(confidence, len(sums) - 1))
+    return max(-float(lowest), student_critical(1.0 - confidence, len(sums) - 1))
 
 
 def _studentised(sums: Floats, counts: Floats, chosen: NDArray[np.int64]) -> Floats:
@@ -131,12 +144,3 @@ def _studentised(sums: Floats, counts: Floats, chosen: NDArray[np.int64]) -> Flo
     # A resample without spread says nothing about its error; it counts as no deviation if it has none.
     result: Floats = np.divide(means - mean, errors, out=np.zeros(len(means)), where=errors > 0)
     return result
-
-
-def student_quantile(confidence: float, degrees: int) -> float:
-    """Quantile of Student's t by its Cornish-Fisher expansion (within 0.005 from 7 degrees up, to 99%)."""
-    z = NormalDist().inv_cdf(confidence)
-    first = (z**3 + z) / 4
-    second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
-    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
-    return z + first / degrees + second / degrees**2 + third / degrees**3

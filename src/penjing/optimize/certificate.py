@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from penjing.artifact import Artifact
 from penjing.artifact.certificate import (
     Certificate,
     Measured,
+    MeasuredLoad,
     MeasuredOn,
     MeasuredSpeed,
     TextPart,
@@ -19,14 +21,17 @@ from penjing.artifact.certificate import (
 )
 from penjing.artifact.verify import verify_artifact
 from penjing.errors import CertificateError
+from penjing.measure.sequential import SequentialBound
 from penjing.optimize.documents import Tokens, read_parts, read_tokens, record_text
 from penjing.optimize.evaluate import Settings, evaluate_documents, open_engine
 from penjing.optimize.evaluation import Evaluation
 from penjing.optimize.progress import Progress, silent
+from penjing.optimize.proof import prove
 from penjing.optimize.reference import runnable
 from penjing.spec import Budget, Spec
 from penjing.text import Tokenizer
 
+LoadLimit = Literal["latency", "throughput", "memory"]
 REMEASURED_TOLERANCE = 0.002  # nats per token: other instruction sets round float matrices differently
 
 
@@ -44,6 +49,9 @@ def issue_certificate(
     *,
     text_part: TextPart,
     token_limit: int | None,
+    claimed: SequentialBound | None = None,
+    load: MeasuredLoad | None = None,
+    costs_hash: str | None = None,
 ) -> Certificate:
     """The certificate that an evaluation supports; `write_certificate` puts it into the artifact.
 
@@ -59,12 +67,14 @@ def issue_certificate(
         source_name=source.name,
         source_hash=source.hash,
         budget=budget,
-        measured=measured_of(evaluation, artifact, text_part, token_limit),
+        measured=measured_of(evaluation, artifact, text_part, token_limit, claimed),
         measured_on=MeasuredOn(**evaluation.host.model_dump()),
         speed=speed_of(evaluation),
         peak_memory_bytes=None
         if evaluation.candidate.speed is None
         else evaluation.candidate.speed.peak_rss_bytes,
+        load=load,
+        costs_hash=costs_hash,
         reference_kv=evaluation.reference.kv,
         seed=evaluation.seed,
         versions={"penjing": version("penjing"), "numpy": np.__version__},
@@ -75,7 +85,11 @@ def issue_certificate(
 
 
 def measured_of(
-    evaluation: Evaluation, artifact: Artifact, text_part: TextPart, token_limit: int | None
+    evaluation: Evaluation,
+    artifact: Artifact,
+    text_part: TextPart,
+    token_limit: int | None,
+    claimed: SequentialBound | None,
 ) -> Measured:
     """An evaluation's numbers in the certificate's terms."""
     comparison = evaluation.compared
@@ -103,6 +117,8 @@ def measured_of(
         window_tokens=evaluation.window_tokens,
         token_limit=token_limit,
         text_part=text_part,
+        margin=None if claimed is None else claimed.margin,
+        looks=() if claimed is None else claimed.looks,
     )
 
 
@@ -163,6 +179,29 @@ def check_budget(certificate: Certificate, where: str) -> None:
             f"{where}: the loss bound is {measured.upper_delta_nll:.5f} nats per token, "
             f"above {budget.max_nll_increase:.5f}"
         )
+    check_load(certificate, where)
+
+
+def check_load(certificate: Certificate, where: str) -> None:
+    """Whether the measured load is within the limits of speed and memory. Raises CertificateError."""
+    broken = broken_limits(certificate.budget, certificate.load)
+    if broken:
+        raise CertificateError(f"{where}: {'; '.join(broken.values())}")
+
+
+def broken_limits(budget: Budget, load: MeasuredLoad | None) -> dict[LoadLimit, str]:
+    """Which limits of speed and memory a load does not keep, and what is the matter with each."""
+    broken: dict[LoadLimit, str] = {}
+    if budget.max_latency is not None and (load is None or load.seconds_per_token > budget.max_latency):
+        found = "not measured" if load is None else f"{1e3 * load.seconds_per_token:.2f} ms"
+        broken["latency"] = f"the time between tokens is {found}, above {1e3 * budget.max_latency:.2f} ms"
+    if budget.min_throughput is not None and (load is None or load.tokens_per_second < budget.min_throughput):
+        found = "not measured" if load is None else f"{load.tokens_per_second:.1f} tokens/s"
+        broken["throughput"] = f"throughput is {found}, below {budget.min_throughput:.1f}"
+    if budget.max_ram is not None and (load is None or load.peak_memory_bytes > budget.max_ram):
+        found = "not measured" if load is None else f"{load.peak_memory_bytes / 1e6:.1f} MB"
+        broken["memory"] = f"the memory of serving is {found}, above {budget.max_ram / 1e6:.1f} MB"
+    return broken
 
 
 def remeasure(
@@ -192,9 +231,14 @@ def remeasure(
     documents = certified_text(certificate, data, candidate.tokenizer)
     if record_text(data.name, documents).sha256 != measured.data_hash:
         raise CertificateError(f"{data}: is not the text that {path} was measured on ({measured.data_name})")
-    evaluation = evaluate_documents(
-        candidate, reference, documents, settings, name=data.name, progress=progress
-    )
+    if measured.margin is None:
+        evaluation = evaluate_documents(
+            candidate, reference, documents, settings, name=data.name, progress=progress
+        )
+    else:
+        evaluation = prove(
+            candidate, reference, documents, measured.margin, settings, name=data.name, progress=progress
+        ).evaluation
     check_reference(evaluation, certificate.source_hash, str(path))
     check_remeasured(certificate, evaluation, path)
     return evaluation

@@ -1,48 +1,60 @@
-"""Budget in, artifact out: candidates are measured as served, and the smallest that keeps it is published.
+"""Budget in, artifact out: formats are priced and scored, assigned, built, measured as served, and claimed.
 
-The text is split by document into a part to choose by and a part to claim from. A claim is a test of its own,
-and a second candidate may need one if the first fails, so the error that the budget allows is spent in
-shares: three quarters of it on the first claim, three quarters of the rest on the next, and so on.
+1. what every group of matrices would lose in every format (`sensitivity`), and take (`costing`)
+2. the assignment that is best for the objective within the limits (`solver`), the limit of loss being divided
+   by how predictions have turned out so far
+3. it is built and measured on text to choose by; if it loses too much, or leaves room, 2 again
+4. the best that keeps the budget is claimed, on text that nothing was chosen by
+
+A claim is a test of its own, and a second candidate may need one if the first fails, so the error that the
+budget allows is spent in shares: three quarters of it on the first claim, three quarters of the rest on the
+next, and so on.
 """
 
 from __future__ import annotations
 
-import math
 import shutil
 from pathlib import Path
 
-from penjing.artifact import Artifact
 from penjing.artifact.certificate import Certificate, write_certificate
 from penjing.artifact.staging import StagingDirectory
 from penjing.artifact.writer import objection_to_replacing
-from penjing.errors import InfeasibleBudgetError, SpecError
+from penjing.errors import SpecError
 from penjing.models import Checkpoint
-from penjing.optimize.candidates import Candidate, candidates, seeded_recipes
+from penjing.optimize.candidates import Candidate
 from penjing.optimize.certificate import issue_certificate
-from penjing.optimize.documents import read_parts
+from penjing.optimize.choices import OFFERED
+from penjing.optimize.choosing import FIRST_GAIN, MissedBudgetError, Search
+from penjing.optimize.costing import Costs
+from penjing.optimize.documents import read_parts, record_text
 from penjing.optimize.evaluate import DEFAULT_TOKENS, Settings, check_enough, open_engine, windows_of
 from penjing.optimize.evaluation import Evaluation
-from penjing.optimize.progress import Progress, silent
-from penjing.optimize.reference import reference_artifact
-from penjing.optimize.trials import FrontierPoint, Trials
-from penjing.spec import Budget, Spec
+from penjing.optimize.predict import cost_table
+from penjing.optimize.progress import Progress, Say, silent
+from penjing.optimize.proof import Proof
+from penjing.optimize.quantizing import calibration_tokens, possible
+from penjing.optimize.record import SearchRecord, write_record
+from penjing.optimize.reference import cache_directory, reference_artifact
+from penjing.optimize.searched import kept_record
+from penjing.optimize.sensitivity import Sensitivity, sensitivity
+from penjing.optimize.trials import CLAIM_SHARE, Trial, Trials, open_directory
+from penjing.spec import Budget, Calibration, MethodName, Objective, Spec
 
-CLAIM_SHARE = 0.75
-LARGEST_TRIED = 3  # without a loss budget: the least loss among this many of the largest that fit
+CALIBRATION = Calibration(tokens=16384, sequence_tokens=256)
 
 
 class Optimized(Spec):
     """What a search published: the candidate, the evaluation behind its claim, and all that was measured.
 
-    refused: the candidates that cannot hold the model's weights, and why.
+    record: what its report is made of; it lies in the artifact.
     """
 
     path: Path
     chosen: str
     certificate: Certificate
     evaluation: Evaluation
-    frontier: tuple[FrontierPoint, ...]
-    refused: dict[str, str]
+    trials: tuple[Trial, ...]
+    record: SearchRecord
 
 
 def optimize(
@@ -51,51 +63,66 @@ def optimize(
     budget: Budget,
     data: str | Path,
     *,
+    objective: Objective | None = None,
+    price_per_hour: float | None = None,
+    method: MethodName = "auto",
     tokens: int | None = DEFAULT_TOKENS,
     window: int | None = None,
     threads: int | None = None,
     seed: int = 0,
     speed: bool = True,
     force: bool = False,
+    say: Say = silent,
     progress: Progress = silent,
 ) -> Optimized:
-    """Publish at `out` the smallest candidate that keeps the budget, with its certificate.
+    """Publish at `out` the candidate that is best for the objective among those that keep the budget.
 
-    Without a loss budget it is the candidate of least loss that fits. `tokens` of the data are used, half to
-    choose by and half to claim from; `speed`: whether the chosen one is timed as well. Raises
-    InfeasibleBudgetError if no candidate keeps the budget, SpecError for a budget without a limit
-    or a seed out of range, CheckpointError, DataError, OutputError; then `out` is as it was.
+    objective: None is the least size for a budget with a limit of loss, else the least loss. method: how
+    candidates are quantized. `tokens` of the data are used, half to choose by and half to claim from;
+    `speed`: whether the chosen one is timed as well. What was done lies beside `out` until the end: a search
+    that was stopped goes on. Raises MissedBudgetError if no candidate keeps the budget, SpecError for a
+    budget without a limit or a seed out of range, CheckpointError, DataError, OutputError; then `out` is as
+    it was.
     """
-    if budget.max_size is None and budget.max_loss is None:
-        raise SpecError("budget: limits neither size nor loss; give --max-size, --max-loss or both")
+    if not budget.limits_anything:
+        raise SpecError("budget: limits nothing; give --max-size, --max-loss, or a limit of speed or memory")
     out, data = Path(out), Path(data)
     settings = Settings(window, None, threads, seed, budget.confidence, speed)
-    recipes = seeded_recipes(seed)
     staging = StagingDirectory(out, force=force, objection=objection_to_replacing)
     staging.create()
     try:
-        trials = begin(
-            model, budget, data, tokens, settings=settings, workspace=staging.path, progress=progress
+        search = begin(
+            model,
+            budget,
+            data,
+            tokens,
+            settings=settings,
+            objective=objective or ("loss" if budget.max_loss is None else "size"),
+            method=method,
+            directory=search_directory(out),
+            say=say,
+            progress=progress,
         )
-        candidate, evaluation = find(
-            trials, candidates(trials.checkpoint.config, recipes, trials.checkpoint.formats)
+        try:
+            with search.stage("candidates"):
+                kept = search.run()
+            with search.stage("claim"):
+                candidate, proof = proved(search, kept)
+        except MissedBudgetError as error:
+            error.record = search.missed(error)
+            raise
+        found = publish(
+            search, candidate, proof, staging, out=out, tokens=tokens, price_per_hour=price_per_hour
         )
-        path = trials.build(candidate)
-        artifact = Artifact.open(path)
-        certificate = issue_certificate(evaluation, artifact, budget, text_part="report", token_limit=tokens)
-        write_certificate(path, certificate)
-        publish(staging, path)
+        shutil.rmtree(search.trials.directory, ignore_errors=True)
+        return found
     finally:
         staging.discard()
-    frontier = tuple(sorted(trials.frontier.values(), key=lambda point: point.tensor_bytes))
-    return Optimized(
-        path=out,
-        chosen=candidate.name,
-        certificate=certificate,
-        evaluation=evaluation,
-        frontier=frontier,
-        refused=trials.refused,
-    )
+
+
+def search_directory(out: Path) -> Path:
+    """Where a search keeps what it has found so far."""
+    return out.parent / f".{out.name}.search"
 
 
 def begin(
@@ -105,93 +132,102 @@ def begin(
     tokens: int | None,
     *,
     settings: Settings,
-    workspace: Path,
+    objective: Objective,
+    method: MethodName,
+    directory: Path,
+    say: Say,
     progress: Progress,
-) -> Trials:
-    """Open the checkpoint and its reference, and part the text."""
+) -> Search:
+    """Open the checkpoint and its reference, part the text, score and price the formats."""
     checkpoint = Checkpoint.open(model)
     reference = open_engine(reference_artifact(checkpoint, progress=progress), settings, None)
     tune, report = read_parts(data, reference.tokenizer, tokens, settings.seed)
     for part in (tune, report):
         check_enough(windows_of(part, reference, settings), data.name, bounded=True)
-    return Trials(checkpoint, reference, budget, settings, workspace, data.name, tune, report, progress)
+    timed = objective in ("latency", "throughput", "cost") or budget.max_seconds is not None
+    table = cost_table(settings.threads) if timed or budget.max_ram is not None else None
+    question = {
+        "checkpoint": checkpoint.hash,
+        "tune": record_text("", tune).sha256,
+        "budget": budget.model_dump(mode="json"),
+        "objective": objective,
+        "method": method,
+        "seed": settings.seed,
+        "window": settings.window,
+    }
+    open_directory(directory, question, say)
+    scored = scores(checkpoint, settings, say, progress)
+    trials = Trials(
+        checkpoint, reference, budget, settings, directory, data.name, tune, report, progress, say
+    )
+    costs = Costs(checkpoint, budget, scored.losses, table)
+    return Search(trials, costs, costs.groups(), objective, method, FIRST_GAIN.get(method, 1.0))
 
 
-def find(trials: Trials, table: list[Candidate]) -> tuple[Candidate, Evaluation]:
-    """The candidate to publish and the evaluation that proves it. Raises InfeasibleBudgetError."""
-    error_left = 1.0 - trials.budget.confidence
-    for candidate in in_order_of_preference(trials, table):
-        if trials.keeps_loss(trials.measure(candidate)):
-            evaluation = trials.claim(candidate, confidence=round(1.0 - CLAIM_SHARE * error_left, 12))
-            if trials.keeps_loss(evaluation.compared.bound.upper):
-                return candidate, evaluation
-            error_left *= 1.0 - CLAIM_SHARE
-        trials.discard(candidate)
-    raise InfeasibleBudgetError(explain(trials, table))
+def scores(checkpoint: Checkpoint, settings: Settings, say: Say, progress: Progress) -> Sensitivity:
+    """What every group would lose in every format, on calibration text; kept in the user's cache."""
+    calibration = possible(CALIBRATION, checkpoint, False, say)
+    text = calibration_tokens(
+        checkpoint, calibration, (), seed=settings.seed, threads=settings.threads, progress=progress
+    )
+    directory = cache_directory() / "sensitivity"
+    return sensitivity(checkpoint, text, OFFERED, directory=directory, progress=progress)
 
 
-def in_order_of_preference(trials: Trials, table: list[Candidate]) -> list[Candidate]:
-    """Those that fit: smallest first for a loss budget, else by their measured loss."""
-    fitting = [candidate for candidate in table if trials.fits(candidate)]
-    if trials.budget.max_loss is not None:
-        return fitting
-    tried: list[Candidate] = []
-    for candidate in reversed(fitting):
-        if len(tried) < LARGEST_TRIED and trials.measure(candidate) < math.inf:
-            tried.insert(0, candidate)
-    return sorted(tried, key=trials.measure)
+def proved(search: Search, kept: list[tuple[Candidate, Trial]]) -> tuple[Candidate, Proof]:
+    """The candidate to publish and what proves it. Raises MissedBudgetError."""
+    error_left = 1.0 - search.trials.budget.confidence
+    for candidate, _ in kept:
+        proof = search.trials.claim(candidate, confidence=round(1.0 - CLAIM_SHARE * error_left, 12))
+        if search.trials.keeps_loss(proof.bound.upper):
+            return candidate, proof
+        error_left *= 1.0 - CLAIM_SHARE
+    raise search.failed()
 
 
-def explain(trials: Trials, table: list[Candidate]) -> str:
-    """One line: the limit that binds, the nearest budgets that could be kept, and what could not be tried."""
-    text = explain_limits(trials, table)
-    if not trials.refused:
-        return text
-    first, *others = trials.refused
-    also = f"; so do {', '.join(others)}" if others else ""
-    return f"{text} ({first} drops out: {trials.refused[first]}{also})"
-
-
-def explain_limits(trials: Trials, table: list[Candidate]) -> str:
-    """The limit that binds, and the nearest budgets that could be kept."""
-    fitting = [candidate for candidate in table if trials.fits(candidate)]
-    if fitting:
-        least = min(fitting, key=trials.measure)
-        if trials.measure(least) == math.inf:
-            return "no candidate that fits can hold these weights"
-        needed = f"--max-loss {loss_percent(trials.measure(least))}"
-        binding = f"--max-loss binds: {least.name}, the best of {len(fitting)} that fit, needs {needed}"
-    else:
-        needed = f"--max-size {percent(trials.size_ratio(table[0]))}"
-        binding = f"--max-size binds: {table[0].name}, the smallest candidate, needs {needed}"
-    if trials.budget.max_loss is None or trials.budget.max_size is None:
-        return binding
-    for candidate in table:
-        if not trials.fits(candidate):
-            keeps = trials.keeps_loss(trials.measure(candidate))
-            trials.discard(candidate)
-            if keeps:
-                size = percent(trials.size_ratio(candidate))
-                return f"{binding}; the nearest that keeps --max-loss is --max-size {size} ({candidate.name})"
-    return f"{binding}; no candidate of any size keeps --max-loss"
-
-
-def percent(fraction: float) -> str:
-    """A fraction as a percentage that is never less than it."""
-    return f"{math.ceil(fraction * 1e4) / 100:.2f}%"
-
-
-def loss_percent(upper_delta_nll: float) -> str:
-    """The loss budget that a bound in nats per token needs."""
-    return percent(math.expm1(upper_delta_nll))
-
-
-def publish(staging: StagingDirectory, chosen: Path) -> None:
-    """Leave only the chosen candidate's files in the staging directory, and rename that to the target."""
-    for other in staging.path.iterdir():
-        if other != chosen:
-            shutil.rmtree(other)
-    for file in chosen.iterdir():
-        file.rename(staging.path / file.name)
-    chosen.rmdir()
+def publish(
+    search: Search,
+    candidate: Candidate,
+    proof: Proof,
+    staging: StagingDirectory,
+    *,
+    out: Path,
+    tokens: int | None,
+    price_per_hour: float | None,
+) -> Optimized:
+    """The artifact with its certificate and record, whole, at `out`."""
+    trials, table = search.trials, search.costs.table
+    artifact = trials.take(candidate, staging.path)
+    certificate = issue_certificate(
+        proof.evaluation,
+        artifact,
+        trials.budget,
+        text_part="report",
+        token_limit=tokens,
+        claimed=None if trials.budget.max_loss is None else proof.bound,
+        load=trials.measured[candidate.key].load,
+        costs_hash=None if table is None else table.hash,
+    )
+    write_certificate(staging.path, certificate)
+    record = kept_record(
+        trials,
+        search.costs,
+        search.points(candidate.key),
+        path=out,
+        artifact=artifact,
+        proof=proof,
+        certificate=certificate,
+        objective=search.objective,
+        price_per_hour=price_per_hour,
+        stages=search.stages,
+    )
+    write_record(staging.path, record)
     staging.publish()
+    return Optimized(
+        path=out,
+        chosen=candidate.name,
+        certificate=certificate,
+        evaluation=proof.evaluation,
+        trials=tuple(trial for _, trial in search.tried),
+        record=record,
+    )

@@ -1,103 +1,147 @@
-"""Candidates made and measured one by one, and what has been learnt of them so far."""
+"""Candidates built and measured, all kept in a directory, so that a search that was stopped goes on.
+
+What was built lies there under the hash of its recipe, and what was measured beside it. A directory belongs
+to one question: another checkpoint, text or setting begins anew.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import shutil
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from penjing.artifact import Artifact
+from penjing.artifact.certificate import MeasuredLoad
 from penjing.engine import Engine
-from penjing.errors import FormatError
+from penjing.measure.machine import usable_cores
+from penjing.measure.sequential import FRACTIONS
 from penjing.models import Checkpoint
 from penjing.optimize.candidates import Candidate
+from penjing.optimize.certificate import broken_limits
 from penjing.optimize.documents import Tokens
 from penjing.optimize.evaluate import Settings, evaluate_documents, open_engine
 from penjing.optimize.evaluation import Evaluation
-from penjing.optimize.progress import Progress
+from penjing.optimize.load import measure_load
+from penjing.optimize.progress import Progress, Say
+from penjing.optimize.proof import Proof, prove
+from penjing.optimize.quantizing import quantize
 from penjing.optimize.roundtrip import check_round_trip
-from penjing.quantize import quantize_checkpoint
-from penjing.spec import Budget, Spec
+from penjing.spec import Budget, Spec, canonical_json
+
+CLAIM_SHARE = 0.75  # of the error that is left, for each claim
+NOTHING_TO_PROVE = -math.inf  # a margin that no loss is below: all of the text is scored
+QUESTION_FILE = "question.json"
 
 
-class FrontierPoint(Spec):
-    """One candidate as measured on the text to choose by; NLL and KL in nats per token."""
+class Trial(Spec):
+    """One candidate as measured on the text to choose by; NLL and KL in nats per token.
+
+    upper_delta_nll: at the confidence of one look of a claim, so that what keeps the budget can be proved.
+    load: where the budget limits speed or memory.
+    """
 
     name: str
+    key: str
     tensor_bytes: int
     size_ratio: float
+    predicted_loss: float
     mean_delta_nll: float
     upper_delta_nll: float
     mean_kl: float
+    load: MeasuredLoad | None = None
 
 
 @dataclass
 class Trials:
     """The inputs of one search, and its measurements.
 
-    workspace: a directory for candidates while they are measured. tune, report: disjoint tokenized documents,
-    to choose by and to claim from. bounds: the worst loss bound found for each candidate, infinite for those
-    that cannot hold the model's weights; refused: why they cannot.
+    directory: where candidates are built and measurements kept. tune, report: disjoint tokenized documents,
+    to choose by and to claim from.
     """
 
     checkpoint: Checkpoint
     reference: Engine
     budget: Budget
     settings: Settings
-    workspace: Path
+    directory: Path
     text_name: str
     tune: list[Tokens]
     report: list[Tokens]
     progress: Progress
-    frontier: dict[str, FrontierPoint] = field(default_factory=dict)
-    bounds: dict[str, float] = field(default_factory=dict)
-    refused: dict[str, str] = field(default_factory=dict)
+    say: Say
+    measured: dict[str, Trial] = field(default_factory=dict)
 
-    def fits(self, candidate: Candidate) -> bool:
-        """Whether a candidate is within the size budget."""
-        limit = self.budget.max_size
-        return limit is None or self.size_ratio(candidate) <= limit
+    def measure(self, candidate: Candidate) -> Trial:
+        """A candidate on the text to choose by: built, unless it is there, and measured, once."""
+        if candidate.key not in self.measured:
+            path = self.directory / f"{candidate.key}.json"
+            if path.exists():
+                self.measured[candidate.key] = Trial.model_validate(json.loads(path.read_bytes()))
+            else:
+                self.measured[candidate.key] = self.measure_now(candidate)
+                path.write_text(canonical_json(self.measured[candidate.key]), "utf-8")
+        return self.measured[candidate.key]
 
-    def size_ratio(self, candidate: Candidate) -> float:
-        """Tensor bytes over those of the checkpoint."""
-        return candidate.tensor_bytes / self.checkpoint.tensor_bytes
-
-    def keeps_loss(self, upper_delta_nll: float) -> bool:
-        """Whether a bound is within the loss budget; an infinite one never is."""
-        limit = self.budget.max_nll_increase
-        return upper_delta_nll < math.inf if limit is None else upper_delta_nll <= limit
-
-    def measure(self, candidate: Candidate) -> float:
-        """The loss bound of a candidate on the text to choose by, measured once; infinite if refused."""
-        if candidate.name not in self.bounds:
-            try:
-                self.bounds[candidate.name] = self.measure_now(candidate)
-            except FormatError as error:
-                self.bounds[candidate.name] = math.inf
-                self.refused[candidate.name] = str(error)
-                self.progress(f"skip {candidate.name}: {error}", 1, 1)
-        return self.bounds[candidate.name]
-
-    def measure_now(self, candidate: Candidate) -> float:
-        """Add a candidate to the frontier; its loss bound. FormatError if it cannot hold the weights."""
-        settings = replace(self.settings, speed=False)
-        compared = self.evaluate(candidate, self.tune, settings, f"choose {candidate.name}").compared
-        self.frontier[candidate.name] = FrontierPoint(
+    def measure_now(self, candidate: Candidate) -> Trial:
+        """The same, without looking back."""
+        confidence = 1.0 - CLAIM_SHARE * (1.0 - self.settings.confidence) / len(FRACTIONS)
+        settings = replace(self.settings, speed=False, confidence=confidence)
+        evaluation = self.evaluate(candidate, self.tune, settings, f"measure {candidate.name}")
+        compared = evaluation.compared
+        limits = self.budget.max_seconds, self.budget.max_ram
+        wants_load = any(limit is not None for limit in limits)
+        return Trial(
             name=candidate.name,
-            tensor_bytes=candidate.tensor_bytes,
+            key=candidate.key,
+            tensor_bytes=compared.artifact_bytes,
             size_ratio=compared.size_ratio,
+            predicted_loss=candidate.assignment.loss,
             mean_delta_nll=compared.bound.mean,
             upper_delta_nll=compared.bound.upper,
             mean_kl=compared.quality.mean_kl,
+            load=self.load_of(candidate) if wants_load else None,
         )
-        return compared.bound.upper
 
-    def claim(self, candidate: Candidate, confidence: float) -> Evaluation:
-        """A candidate's evaluation on the text to claim from, speed included."""
+    def load_of(self, candidate: Candidate) -> MeasuredLoad:
+        """A candidate under the budget's load."""
+        threads = self.settings.threads or usable_cores()
+        path = self.build(candidate)
+        return measure_load(path, self.budget.streams, tier="best", threads=threads, progress=self.progress)
+
+    def claim(self, candidate: Candidate, confidence: float) -> Proof:
+        """What can be claimed of a candidate on the text kept for that, and its speed.
+
+        Without a limit of loss nothing is to be proved, and all of the text is scored for the bound.
+        """
         settings = replace(self.settings, confidence=confidence)
-        evaluation = self.evaluate(candidate, self.report, settings, f"claim {candidate.name}")
-        self.bounds[candidate.name] = max(self.bounds[candidate.name], evaluation.compared.bound.upper)
-        return evaluation
+        limit = self.budget.max_nll_increase
+        return prove(
+            open_engine(self.build(candidate), settings, settings.tier),
+            self.reference,
+            self.report,
+            NOTHING_TO_PROVE if limit is None else limit,
+            settings,
+            name=self.text_name,
+            progress=self.progress,
+            stage=f"claim {candidate.name}",
+        )
+
+    def keeps_loss(self, upper_delta_nll: float) -> bool:
+        """Whether a bound is within the loss budget."""
+        limit = self.budget.max_nll_increase
+        return limit is None or upper_delta_nll <= limit
+
+    def keeps(self, trial: Trial) -> bool:
+        """Whether what was measured is within every limit."""
+        size = self.budget.max_size
+        return (
+            self.keeps_loss(trial.upper_delta_nll)
+            and (size is None or trial.size_ratio <= size)
+            and not broken_limits(self.budget, trial.load)
+        )
 
     def evaluate(
         self, candidate: Candidate, documents: list[Tokens], settings: Settings, stage: str
@@ -116,23 +160,36 @@ class Trials:
 
     def build(self, candidate: Candidate) -> Path:
         """Quantize a candidate for real, unless it is there, and check that it reads back; its path."""
-        path = self.path_of(candidate)
+        path = self.directory / candidate.key
         if not path.exists():
-            stage = f"quantize {candidate.name}"
-            artifact = quantize_checkpoint(
-                self.checkpoint,
+            step = candidate.recipe.quantizing
+            artifact = quantize(
+                self.checkpoint.path,
                 path,
                 candidate.recipe,
-                progress=lambda done, total: self.progress(stage, done, total),
+                resume=step.needs_data,
+                threads=self.settings.threads,
+                say=self.say,
+                progress=self.progress,
             )
-            assert artifact.tensor_bytes == candidate.tensor_bytes, (artifact.tensor_bytes, candidate)
-            check_round_trip(artifact, self.checkpoint, candidate.recipe.quantizing, self.progress)
+            if not step.needs_data:  # others have a gate of their own
+                check_round_trip(artifact, self.checkpoint, step, self.progress)
         return path
 
-    def discard(self, candidate: Candidate) -> None:
-        """Remove a candidate's files; several of them may not fit the disk."""
-        shutil.rmtree(self.path_of(candidate), ignore_errors=True)
+    def take(self, candidate: Candidate, target: Path) -> Artifact:
+        """Move a candidate's files into a directory; it must be built anew to be measured again."""
+        for file in self.build(candidate).iterdir():
+            file.rename(target / file.name)
+        return Artifact.open(target)
 
-    def path_of(self, candidate: Candidate) -> Path:
-        """Where a candidate's files lie."""
-        return self.workspace / candidate.name.replace("/", "-")
+
+def open_directory(path: Path, question: dict[str, object], say: Say) -> None:
+    """A search's directory: as it was left if it is of the same question, else empty."""
+    asked = canonical_json({"digest": hashlib.sha256(canonical_json(question).encode()).hexdigest()})
+    file = path / QUESTION_FILE
+    if file.exists() and file.read_text("utf-8") == asked:
+        say(f"going on with the search that was stopped ({path})")
+        return
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir(parents=True)
+    file.write_text(asked, "utf-8")

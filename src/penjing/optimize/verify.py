@@ -6,11 +6,12 @@ from pathlib import Path
 
 from penjing.artifact import verify_artifact
 from penjing.artifact.certificate import Certificate
-from penjing.artifact.layout import CERTIFICATE_FILE
+from penjing.artifact.layout import CERTIFICATE_FILE, REPORT_FILE
 from penjing.errors import SpecError
 from penjing.optimize.certificate import verify_certificate
 from penjing.optimize.evaluation import Evaluation
 from penjing.optimize.progress import Progress, silent
+from penjing.optimize.record import read_record
 from penjing.spec import Spec
 
 STAGE = "checksums"
@@ -32,11 +33,12 @@ def verify(
     threads: int | None = None,
     progress: Progress = silent,
 ) -> Verified:
-    """Check every byte of an artifact, and its certificate if it has one.
+    """Check every byte of an artifact, its certificate if it has one, and that a report claims no more.
 
     With `against` (the checkpoint) and `data` (the text) the certified loss is measured again. Raises
     ArtifactError for damage, CertificateError for a claim that does not hold or is absent when it is to be
-    measured, SpecError for one of `against` and `data` without the other.
+    measured, RecordError for a report of something else, SpecError for one of `against` and `data` without
+    the other.
     """
     if (against is None) != (data is None):
         raise SpecError("measuring again takes both the checkpoint (against) and the text (data): give both")
@@ -52,5 +54,7 @@ def verify(
             certificate=checked.certificate,
             remeasured=checked.remeasured,
         )
+    if (path / REPORT_FILE).exists():
+        read_record(path)
     progress(STAGE, 1, 1)
     return found

@@ -5,7 +5,6 @@ Both read YAML and JSON alike and refuse unknown keys: a misspelt option is an e
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,6 +16,10 @@ from penjing.spec.base import Spec as Spec
 from penjing.spec.base import canonical_json as canonical_json
 from penjing.spec.base import describe as describe
 from penjing.spec.base import validate as validate
+from penjing.spec.budget import Budget as Budget
+from penjing.spec.budget import Bytes as Bytes
+from penjing.spec.budget import Objective as Objective
+from penjing.spec.budget import Seconds as Seconds
 from penjing.spec.steps import DistillStep as DistillStep
 from penjing.spec.steps import PruneStep as PruneStep
 from penjing.spec.steps import TrainStep as TrainStep
@@ -219,25 +222,6 @@ def preset(
     embedding = WeightFormat(name="int8", group_size=group_size)
     step = QuantizeStep(weights=weights, embedding=embedding, method=method, kv=kv or "int8")
     return Recipe(steps=(step,))
-
-
-class Budget(Spec):
-    """What an artifact must satisfy to be published.
-
-    max_size: all tensor bytes of the artifact over the checkpoint's tensor bytes.
-    max_loss: the upper confidence bound of the mean paired NLL difference per token is at most
-    ln(1 + max_loss), that is, perplexity rises by at most this fraction.
-    confidence: of that one-sided bound.
-    """
-
-    max_size: Fraction | None = None
-    max_loss: Fraction | None = None
-    confidence: float = Field(default=0.95, gt=0.5, lt=1.0)
-
-    @property
-    def max_nll_increase(self) -> float | None:
-        """The loss budget in nats per token."""
-        return None if self.max_loss is None else math.log1p(self.max_loss)
 
 
 def read_recipe(path: Path) -> Recipe:

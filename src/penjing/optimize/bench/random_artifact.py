@@ -58,9 +58,22 @@ def random_artifact(
     int8; bf16 is bf16 throughout. Raises SpecError for an unknown shape, FormatError for groups that do not
     divide its widths, OutputError.
     """
+    config = find_shape(shape, "bf16" if format == "bf16" else "int8")
+    return random_artifact_of(config, shape, format, group_size, directory=directory, progress=progress)
+
+
+def random_artifact_of(
+    config: ModelConfig,
+    shape: str,
+    format: BenchFormat = "int4",
+    group_size: GroupSize = 64,
+    *,
+    directory: Path | None = None,
+    progress: Progress = silent,
+) -> Path:
+    """The same for any configuration; `shape` is what its directory is called by."""
     if format != "bf16":
         group_size = WeightFormat(name=format, group_size=group_size).group_size
-    config = find_shape(shape, "bf16" if format == "bf16" else "int8")
     source = source_of(config, format, group_size)
     name = f"{shape}-{format}" if format == "bf16" else f"{shape}-{format}-g{group_size}"
     path = (directory or cache_directory() / "random") / name

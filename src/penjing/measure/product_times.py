@@ -1,0 +1,137 @@
+"""Seconds of products by format, inside whole steps of the compiled core over constant weights.
+
+What is not a product (step_cost.py) is taken off a step's time, so that products are timed as they run, by
+two kinds of models. Of one so small that its weights stay in the caches (warm), with few rows on one thread:
+what sharing adds is counted elsewhere. Of one that must come from memory (cold), on all threads.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+import numpy as np
+
+from penjing.kernels import _core
+from penjing.measure.machine import Reading
+from penjing.measure.probe_model import ProbeShape, Stored, probe_model, step_of
+from penjing.measure.sharing import in_chunks
+from penjing.measure.step_cost import probe_products, probe_rest
+from penjing.measure.stopwatch import REPEATS, best_seconds
+from penjing.measure.times import Memory, ProductTimes, RowTimes
+
+FEW_ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 80)
+MANY_ROWS = (96, 128, 192, 256, 384, 512)
+MEMORY_ROWS = 16  # up to which memory may be what a product waits for
+WARM = (  # the first that is small enough
+    ProbeShape(hidden=1024, inner=2816, heads=8, kv_heads=2, head_dim=128, blocks=1),
+    ProbeShape(hidden=512, inner=1408, heads=4, kv_heads=1, head_dim=128, blocks=1),
+)
+COLD = ProbeShape(hidden=2048, inner=5632, heads=16, kv_heads=2, head_dim=128, blocks=1)
+WARM_BYTES, COLD_BYTES = 16 << 20, 112 << 20
+PASSES, LONG_SECONDS = 3, 0.8  # a third pass is for formats that are quick
+
+
+def measure_product(stored: Stored, threads: int, isa: str, rest: RowTimes, memory: Memory) -> ProductTimes:
+    """Seconds a weight of products with few and with many rows, warm and cold."""
+    few = [rows for rows in FEW_ROWS if not in_chunks(rows, threads)]
+    many = [rows for rows in MANY_ROWS if in_chunks(rows, threads)]
+    each = stored.nbytes(1024, 1024) / 1024**2
+    small = next((shape for shape in WARM if shape.weights * each < WARM_BYTES), WARM[-1])
+    alone = Probe(small, stored, 1, isa, rest)
+    warm = [  # one thread runs chunks of fewer rows, whose seconds are a row's
+        seconds * (rows if in_chunks(rows, 1) else 1) / threads
+        for rows, seconds in zip(few, alone.seconds(few), strict=True)
+    ]
+    warm += Probe(small, stored, threads, isa, rest).seconds(many)
+    cold_probe = Probe(COLD.filling(COLD_BYTES, each), stored, threads, isa, rest)
+    few_cold, bandwidth = cold_seconds(cold_probe, each, warm)
+    cold = [max(pair) for pair in zip(few_cold, warm, strict=False)] + warm[len(few_cold) : len(few)]
+    cold += Probe(COLD, stored, threads, isa, rest).seconds(many)
+    part = min(memory.coldness_of(small.weights * each), 0.9)
+    warm = [min(c, max((w - part * c) / (1 - part), 0.3 * w)) for w, c in zip(warm, cold, strict=True)]
+    return ProductTimes(
+        rows=tuple(few + many),
+        warm=ascending(warm, len(few)),
+        cold=ascending(cold, len(few)),
+        bytes_per_weight=each,
+        read_bytes_per_second=bandwidth,
+    )
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A probe's shape and format, where it runs, and what is not a product in its steps."""
+
+    shape: ProbeShape
+    stored: Stored
+    threads: int
+    isa: str
+    rest: RowTimes
+
+    def model(self, rows: int) -> _core.Model:
+        """With room for so many rows."""
+        return probe_model(self.shape, self.stored, self.threads, self.isa, rows=rows)
+
+    def seconds(self, rows: Sequence[int]) -> list[float]:
+        """Seconds a weight at each number of rows, the best of a few steps."""
+        if not rows:
+            return []
+        model = self.model(max(rows))
+        best = dict.fromkeys(rows, math.inf)
+        start = time.perf_counter()
+        for number in range(PASSES):  # far apart, so that what disturbs one does not disturb all
+            if number > 1 and time.perf_counter() - start > LONG_SECONDS:
+                break
+            for count in rows:
+                best[count] = min(best[count], best_seconds(step_of(model, count), 1))
+        return [self.per_weight(seconds, count) for count, seconds in best.items()]
+
+    def per_weight(self, seconds: float, rows: int) -> float:
+        """Of a step's seconds, those of its products, for each weight; of many rows, and each row of the
+        busiest thread."""
+        products = seconds - probe_rest(self.shape, rows, self.rest, self.threads, self.stored.is_integer)
+        return max(products, 0.05 * seconds) / probe_products(self.shape, rows, self.threads)
+
+
+def cold_seconds(probe: Probe, each: float, warm: Sequence[float]) -> tuple[list[float], float]:
+    """Seconds a weight that memory may set, and the bytes a second that memory gave.
+
+    Memory of a shared machine is fast at one moment and slow at the next. So it is probed before every step,
+    and each step's time is related to the probe beside it, before the medians are taken.
+    """
+    model, reading = probe.model(MEMORY_ROWS), Reading(probe.threads)
+    counts = [rows for rows in FEW_ROWS if rows <= MEMORY_ROWS]
+    found = []
+    for _ in range(REPEATS):
+        for rows in counts:
+            step = step_of(model, rows)
+            before = reading.bytes_per_second()
+            start = time.perf_counter()
+            step()
+            found.append((rows, time.perf_counter() - start, before))
+    bandwidth = median(before for _, _, before in found)
+    seconds = []
+    for rows, fastest in zip(counts, warm, strict=False):
+        typical = max(fastest, each / bandwidth)
+        taken = [
+            probe.per_weight(step_seconds, rows) * typical / max(fastest, each / before)
+            for count, step_seconds, before in found
+            if count == rows
+        ]
+        seconds.append(median(taken))
+    return seconds, bandwidth
+
+
+def ascending(seconds: Sequence[float], few: int) -> tuple[float, ...]:
+    """A product with more rows never takes less: what a disturbed step took too long gives way to the next.
+    Of many rows, seconds are a row's, and nearly the same."""
+    values = np.array(seconds[:few])
+    rising = np.minimum.accumulate(values[::-1])[::-1].tolist()
+    if not seconds[few:]:
+        return tuple(rising)
+    usual = median(seconds[few:])
+    return (*rising, *(min(max(value, 0.93 * usual), 1.07 * usual) for value in seconds[few:]))

@@ -1,0 +1,31 @@
+"""How long a call takes, where other work may disturb it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+REPEATS = 5
+ENOUGH_SECONDS = 0.005  # of all repeats of a short call together
+
+
+def best_seconds(call: Callable[[], object], most: int = REPEATS) -> float:
+    """The best of a few calls, or of a few batches of short ones: what other work does not disturb."""
+    call()
+    start = time.perf_counter()
+    call()
+    once = max(time.perf_counter() - start, 1e-7)
+    batch = max(1, int(ENOUGH_SECONDS / most / once))
+    if once > ENOUGH_SECONDS:
+        most -= 1
+    for _ in range(most):
+        start = time.perf_counter()
+        for _ in range(batch):
+            call()
+        once = min(once, (time.perf_counter() - start) / batch)
+    return once
+
+
+def less(seconds: float, part: float) -> float:
+    """What is left, and at least a tenth: two timings never differ exactly by what they should."""
+    return max(seconds - part, 0.1 * seconds)

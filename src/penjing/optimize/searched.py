@@ -1,0 +1,180 @@
+"""A finished search as the record that its report is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from penjing.artifact import Artifact
+from penjing.artifact.certificate import Certificate
+from penjing.artifact.config import count_parameters
+from penjing.engine import Engine
+from penjing.models import Checkpoint
+from penjing.optimize.costing import Costs
+from penjing.optimize.documents import record_text
+from penjing.optimize.evaluate import host
+from penjing.optimize.profile import measure_profile
+from penjing.optimize.proof import Proof
+from penjing.optimize.record import SearchRecord
+from penjing.optimize.record_parts import Limit, LimitName, ModelRecord, Objective, Point, Span
+from penjing.optimize.recording import (
+    claim_of,
+    commands_for,
+    errors_of,
+    figures,
+    figures_of,
+    layers_of,
+    roofline_of,
+    samples_of,
+    time_of,
+)
+from penjing.optimize.trials import Trial, Trials
+from penjing.spec import Budget
+
+PROMPTS, PROMPT_TOKENS = 3, 32
+
+
+def kept_record(
+    trials: Trials,
+    costs: Costs,
+    points: tuple[Point, ...],
+    *,
+    path: Path,
+    artifact: Artifact,
+    proof: Proof,
+    certificate: Certificate,
+    objective: Objective,
+    price_per_hour: float | None,
+    stages: Mapping[str, float],
+) -> SearchRecord:
+    """Of a budget that was kept. path: where the artifact will be."""
+    before, after = figures_of(proof.evaluation)
+    profile = measure_profile(artifact.path)
+    roofline = roofline_of(
+        profile,
+        decode_tokens_per_second=after.decode_tokens_per_second,
+        prefill_tokens_per_second=after.prefill_tokens_per_second,
+    )
+    return SearchRecord(
+        model=model_of(trials.checkpoint),
+        artifact_hash=artifact.hash,
+        budget=trials.budget,
+        limits=limits_of(trials.budget, certificate, {}),
+        objective=objective,
+        price_per_hour=price_per_hour,
+        outcome="kept",
+        before=before,
+        after=after,
+        claim=claim_of(certificate),
+        frontier=points,
+        layers=layers_of(artifact, costs.losses),
+        roofline=roofline,
+        time=time_of(artifact, profile, roofline),
+        errors=errors_of(proof.quality),
+        samples=samples_of(trials.reference, Engine(artifact.path, max_sequences=1), prompts_of(trials)),
+        stages=tuple(Span(name=name, seconds=seconds) for name, seconds in stages.items()),
+        commands=commands_for(path.name),
+        text=record_text(trials.text_name, trials.tune),
+        host=host(trials.settings),
+        versions={"penjing": version("penjing"), "numpy": np.__version__},
+        certificate=certificate,
+    )
+
+
+def missed_record(
+    trials: Trials,
+    points: tuple[Point, ...],
+    *,
+    binding: LimitName,
+    nearest: Mapping[LimitName, float],
+    objective: Objective,
+    stages: Mapping[str, float],
+) -> SearchRecord:
+    """Of a budget that nothing keeps."""
+    return SearchRecord(
+        model=model_of(trials.checkpoint),
+        budget=trials.budget,
+        limits=limits_of(trials.budget, None, nearest),
+        objective=objective,
+        outcome="infeasible",
+        binding=binding,
+        before=figures(trials.checkpoint.tensor_bytes, 1.0, None).model_copy(update={"perplexity": None}),
+        frontier=points,
+        stages=tuple(Span(name=name, seconds=seconds) for name, seconds in stages.items()),
+        text=record_text(trials.text_name, trials.tune),
+        host=host(trials.settings),
+        versions={"penjing": version("penjing"), "numpy": np.__version__},
+    )
+
+
+def model_of(checkpoint: Checkpoint) -> ModelRecord:
+    """The checkpoint in a few words."""
+    return ModelRecord(
+        name=checkpoint.name or checkpoint.path.name,
+        family=checkpoint.config.family,
+        parameters=count_parameters(checkpoint.config),
+        source_hash=checkpoint.hash,
+    )
+
+
+def points_of(
+    predicted: tuple[tuple[int, float], ...],
+    tried: list[Trial],
+    chosen: str | None,
+    checkpoint_bytes: int,
+) -> tuple[Point, ...]:
+    """Predicted points and measured ones; chosen: the key of the one that was taken."""
+    guesses = [
+        Point(
+            name=f"{nbytes / checkpoint_bytes:.1%}",
+            tensor_bytes=nbytes,
+            size_ratio=nbytes / checkpoint_bytes,
+            mean_loss=loss,
+            status="predicted",
+        )
+        for nbytes, loss in predicted
+    ]
+    measured = [
+        Point(
+            name=trial.name,
+            tensor_bytes=trial.tensor_bytes,
+            size_ratio=trial.size_ratio,
+            mean_loss=trial.mean_delta_nll,
+            upper_loss=trial.upper_delta_nll,
+            mean_kl=trial.mean_kl,
+            decode_tokens_per_second=None if trial.load is None else trial.load.tokens_per_second,
+            status="chosen" if trial.key == chosen else "measured",
+        )
+        for trial in tried
+    ]
+    return tuple(sorted([*guesses, *measured], key=lambda point: point.tensor_bytes))
+
+
+def limits_of(
+    budget: Budget, certificate: Certificate | None, nearest: Mapping[LimitName, float]
+) -> tuple[Limit, ...]:
+    """Every limit of a budget: what was asked, what was found, and what could be asked."""
+    measured = None if certificate is None else certificate.measured
+    load = None if certificate is None else certificate.load
+    rise = None if measured is None else float(np.expm1(measured.upper_delta_nll))
+    asked: dict[LimitName, tuple[float | None, float | None]] = {
+        "size": (budget.max_size, None if measured is None else measured.size_ratio),
+        "loss": (budget.max_loss, rise),
+        "latency": (budget.max_latency, None if load is None else load.seconds_per_token),
+        "throughput": (budget.min_throughput, None if load is None else load.tokens_per_second),
+        "memory": (budget.max_ram, None if load is None else load.peak_memory_bytes),
+    }
+    return tuple(
+        Limit(what=what, asked=limit, found=found, nearest=nearest.get(what))
+        for what, (limit, found) in asked.items()
+        if limit is not None
+    )
+
+
+def prompts_of(trials: Trials) -> list[str]:
+    """The beginnings of a few documents of the text to choose by."""
+    tokenizer = trials.reference.tokenizer
+    return [tokenizer.decode(document[:PROMPT_TOKENS]) for document in trials.tune[:PROMPTS]]

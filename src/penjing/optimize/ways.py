@@ -1,0 +1,114 @@
+"""Ways to make a model smaller that advice knows of: what each is called, costs and takes to do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from penjing.artifact import ModelConfig
+from penjing.spec import Tier, WeightFormatName
+
+PRUNED_PART = 0.25
+PRUNED_MULTIPLE = 32
+Risk = Literal["none", "tiny", "small", "noticeable", "heavy", "training"]
+
+
+@dataclass(frozen=True)
+class Known:
+    """A way to make a model smaller, and what it cost the embedded model in perplexity (docs/quality.md,
+    as served; docs/compression.md for pruning, before training)."""
+
+    name: str
+    what: str
+    format: WeightFormatName
+    tier: Tier
+    risk: Risk
+    perplexity_rise: float
+    options: str
+    pruned: bool = False
+
+    def commands(self, source: str) -> tuple[str, ...]:
+        """From a checkpoint to the service."""
+        quantize, serve = f"penjing quantize {{}} -o tray {self.options}", "penjing serve tray"
+        if not self.pruned:
+            return quantize.format(source), serve
+        return (
+            f"penjing prune {source} -o smaller --fraction {PRUNED_PART}",
+            f"penjing distill smaller --teacher {source} -o taught --minutes 60",
+            quantize.format("taught"),
+            serve,
+        )
+
+
+KNOWN = (
+    Known("int8", "8-bit weights, made in seconds", "int8", "best", "tiny", 0.0005, "--format int8"),
+    Known(
+        "layered, best",
+        "4 bits + 4 bits: two models in one file, here the exact one",
+        "layered",
+        "best",
+        "tiny",
+        0.0011,
+        "--format layered --method auto",
+    ),
+    Known(
+        "layered, fast",
+        "the same file, read at 4 bits",
+        "layered",
+        "fast",
+        "small",
+        0.0084,
+        "--format layered --method auto",
+    ),
+    Known(
+        "int4", "4-bit weights, calibrated", "int4", "best", "small", 0.0084, "--format int4 --method auto"
+    ),
+    Known(
+        "table3",
+        "3-bit weights with learned levels",
+        "table3",
+        "best",
+        "noticeable",
+        0.0235,
+        "--format table3 --method auto",
+    ),
+    Known(
+        "table2",
+        "2-bit weights with learned levels",
+        "table2",
+        "best",
+        "heavy",
+        0.119,
+        "--format table2 --method auto",
+    ),
+    Known(
+        "pruned + int4",
+        "a quarter of heads and channels out, retrained, 4 bits",
+        "int4",
+        "best",
+        "training",
+        0.284,
+        "--format int4 --method auto",
+        pruned=True,
+    ),
+)
+
+
+def is_dense(config: ModelConfig) -> bool:
+    """Whether no block has experts: only such models lose whole units."""
+    return all(block.feed_forward == "dense" for block in config.blocks)
+
+
+def pruned(config: ModelConfig) -> ModelConfig:
+    """About the shape that is left without a quarter of groups and channels, in every block alike."""
+    blocks = []
+    for block in config.blocks:
+        groups = max(1, round((1 - PRUNED_PART) * block.num_kv_heads))
+        channels = round((1 - PRUNED_PART) * block.intermediate_size / PRUNED_MULTIPLE) * PRUNED_MULTIPLE
+        widths = {
+            "num_heads": block.num_heads // block.num_kv_heads * groups,
+            "num_kv_heads": groups,
+            "intermediate_size": max(channels, PRUNED_MULTIPLE),
+        }
+        blocks.append(block.model_copy(update=widths))
+    return config.model_copy(update={"blocks": tuple(blocks)})
