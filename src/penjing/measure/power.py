@@ -6,8 +6,8 @@ standard deviation s of units, estimated with v degrees of freedom, that takes
     units = ((t_v(confidence) + t_v(power)) s / (margin / 2))^2
 
 quantiles of Student's t for the pilot's own uncertainty (Julious & Owen, Pharmaceutical Statistics 5, 2006),
-and s raised by a fifth, because a few heavy-tailed units show too little spread more often than too much. Where
-the pilot is skewed, the first quantile is what Hall's transform widens it to (measure.skewed), and there are
+and s raised by a fifth, because a few heavy-tailed units show too little spread more often than too much.
+Where the pilot is skewed, the first quantile is what Hall's transform widens it to (measure.skewed), and there are
 at least so many units as average skewness away: Cochran's 25 skewness^2 (Sampling Techniques, 1977, 2.15),
 taken as 60, because a pilot shows less of it than there is. bench/claims.py set these allowances.
 """
