@@ -115,13 +115,17 @@ def shortage(plan: ClaimPlan, available: int) -> str | None:
     )
 
 
-def size_for(spread: float, skewness: float, distance: float, tails: tuple[float, float], degrees: int) -> int:
+def size_for(
+    spread: float, skewness: float, distance: float, tails: tuple[float, float], degrees: int
+) -> int:
     """The least units at which a test with the first tail sees a mean that lies `distance` below its limit,
     and misses it with the second. degrees: those with which the spread is known.
     """
 
     def is_enough(units: int) -> bool:
-        reach = reach_of(tails[0], skewness, units, min(degrees, units - 1)) + student_critical(tails[1], degrees)
+        reach = reach_of(tails[0], skewness, units, min(degrees, units - 1)) + student_critical(
+            tails[1], degrees
+        )
         return reach * spread <= distance * math.sqrt(units)
 
     enough = MIN_UNITS

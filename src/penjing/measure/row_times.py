@@ -13,7 +13,7 @@ from penjing.kernels import _core
 from penjing.measure.attention_times import measure_attention
 from penjing.measure.probe_model import ProbeShape, Stored, probe_model, step_of
 from penjing.measure.step_cost import exchanged_floats, probe_loops, probe_products, probe_rest, widths_of
-from penjing.measure.stopwatch import best_seconds, less
+from penjing.measure.stopwatch import best_seconds, clock_of, less
 from penjing.measure.times import Memory, RowTimes
 from penjing.spec import KvFormats
 
@@ -126,7 +126,8 @@ def measure_memory(threads: int, isa: str, rest: RowTimes) -> Memory:
     found = []
     for nbytes in SIZE_BYTES:
         shape = SMALL.filling(nbytes, 1.03)
-        seconds = best_seconds(step_of(probe_model(shape, stored, threads, isa, rows=1), 1))
+        step = step_of(probe_model(shape, stored, threads, isa, rows=1), 1)
+        seconds = best_seconds(step, clock=clock_of(threads))
         found.append((seconds - probe_rest(shape, 1, rest, threads)) / shape.weights)
     slow, fast = max(found[-1], 1e-15), min(found[0], found[-1])
     spread = max(slow - fast, 1e-3 * slow)

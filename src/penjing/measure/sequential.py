@@ -86,9 +86,7 @@ class SequentialTest:
     @property
     def is_settled(self) -> bool:
         """Whether there is nothing more to ask: proved, refuted, or at the last look."""
-        return self.bound is not None and (
-            self.bound.verdict != "open" or self.bound.look == len(self.looks)
-        )
+        return self.bound is not None and (self.bound.verdict != "open" or self.bound.look == len(self.looks))
 
     def add(self, total: float, tokens: int) -> SequentialBound | None:
         """Take a unit, by the sum of its paired differences over so many tokens; the last look's bound."""
