@@ -6,8 +6,8 @@
 What the table of costs lacks is measured first. Each round takes every artifact in turn: memory is probed,
 each number of streams decodes for a few steps (their median counts) and each prompt is read to its first
 token. A prediction takes the table, and the speed of memory from the probes beside the measurement. What is
-compared is the median over rounds of both; --seconds ends the last round early. Give it a quiet machine, and
-PENJING_CACHE another directory to begin with an empty table.
+compared is the median over rounds of both. It waits while other work takes the processors, and measures again
+what that disturbed; --seconds ends it all. PENJING_CACHE in another directory begins with an empty table.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import argparse
 import json
 import math
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,8 +25,8 @@ from statistics import median
 import numpy as np
 
 from penjing.engine import Engine, Sampling
-from penjing.measure.cost_table import CostTable
-from penjing.measure.machine import Reading
+from penjing.measure.cost_table import QUIET_SHARE, CostTable
+from penjing.measure.machine import Reading, processor_share
 from penjing.models.shapes import SHAPES, shape
 from penjing.optimize.bench import random_artifact
 from penjing.optimize.bench.random_artifact import BenchFormat
@@ -33,7 +34,7 @@ from penjing.optimize.predict import cost_table, predict_artifact
 from penjing.optimize.progress import silent
 
 STREAMS, PROMPTS = (1, 2, 4, 8, 16), (64, 128, 256, 512)
-CONTEXT, STEPS, ENOUGH_SECONDS = 32, 12, 0.03
+CONTEXT, STEPS, ENOUGH_SECONDS, SLEEP_SECONDS = 32, 12, 0.03, 2.0
 FORMATS: dict[str, tuple[tuple[BenchFormat, int], ...]] = {
     "tiny": (("int8", 64), ("int4", 64), ("table3", 64)),
     "8 blocks of 512": (("int8", 64), ("int4", 64), ("table2", 64), ("int6", 64)),
@@ -152,15 +153,26 @@ def compare(rounds: int, threads: int, limit_seconds: float) -> list[Compared]:
     table, rng, reading = cost_table(threads), np.random.default_rng(0), Reading(threads)
     engines = [(name, format, open_engine(path, threads)) for name, format, path in artifacts()]
     found: dict[tuple[str, str, str], list[tuple[float, float]]] = {}
-    for _, _, engine in engines:  # what is done but once, and does not count
-        predict_artifact(engine.artifact, table)
-        first_token_seconds(engine, max(PROMPTS), rng)
-    for _ in range(rounds):
-        for name, format, engine in engines:
-            if time.perf_counter() - begin > limit_seconds:
-                break
-            for load, pair in round_of(engine, table, reading, rng).items():
+    first = [(key, 0) for key in range(len(engines))]
+    waiting = deque(first + [(key, count) for count in range(1, rounds + 1) for key, _ in first])
+    while waiting and time.perf_counter() - begin < limit_seconds:
+        index, number = waiting[0]
+        name, format, engine = engines[index]
+        if processor_share(threads) < QUIET_SHARE:
+            time.sleep(SLEEP_SECONDS)
+            continue
+        if number == 0:  # what is done but once, and does not count
+            table.forget_busy()
+            predict_artifact(engine.artifact, table)
+            first_token_seconds(engine, max(PROMPTS), rng)
+            done = not table.busy
+        else:
+            pairs = round_of(engine, table, reading, rng)
+            done = processor_share(threads) >= QUIET_SHARE
+            for load, pair in pairs.items() if done else ():
                 found.setdefault((name, format, load), []).append(pair)
+        if done:
+            waiting.popleft()
     return [
         Compared(*key, *(median(pair[side] for pair in pairs) for side in (0, 1)))
         for key, pairs in found.items()

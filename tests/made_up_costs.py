@@ -51,7 +51,8 @@ class MadeUpTable(CostTable):
                 block_row_seconds=3e-7,
                 tile_seconds=4e-7,
                 loop_seconds=1e-6,
-                exchange=7e-10,
+                exchange_widths=(256, 2048),
+                exchange=(7e-10, 0.0),
                 wake_seconds=2e-5,
             )
         elif kind is Memory:

@@ -58,7 +58,8 @@ def test_too_little_text_is_said_in_one_line() -> None:
     line = shortage(plan, 20)
     assert line is not None
     assert line.startswith(
-        f"the text to claim from has 20 documents, and a loss of at most 0.5000 nats per token asks for {plan.units}"
+        "the text to claim from has 20 documents, and a loss of at most 0.5000 nats per token "
+        f"asks for {plan.units} ({plan.tokens:,} tokens)"
     )
     assert "losses differ by 1.0000 nats" in line
     assert "\n" not in line

@@ -18,6 +18,7 @@ from penjing.measure.student import student_critical
 sys.path.append(str(Path(__file__).parents[2] / "bench"))
 import claims
 
+
 def run(means: np.ndarray, margin: float, looks: tuple[int, ...]) -> SequentialBound:
     test = SequentialTest(margin, looks)
     for mean in means:

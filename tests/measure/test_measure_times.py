@@ -27,7 +27,8 @@ def test_more_rows_and_colder_weights_never_take_less() -> None:
     by_rows = [times.seconds_per_weight(rows, 2) for rows in range(1, 96)]
     assert by_rows == sorted(by_rows)
     by_coldness = [times.seconds_per_weight(1, 2, coldness / 10) for coldness in range(11)]
-    assert by_coldness == sorted(by_coldness) and by_coldness[0] < by_coldness[-1]
+    assert by_coldness == sorted(by_coldness)
+    assert by_coldness[0] < by_coldness[-1]
 
 
 def test_memory_of_another_speed_moves_only_what_waits_for_it() -> None:
@@ -41,7 +42,8 @@ def test_memory_of_another_speed_moves_only_what_waits_for_it() -> None:
 
 def test_coldness() -> None:
     memory = Memory(nbytes=(1 << 20, 1 << 22), coldness=(0.0, 1.0))
-    assert memory.coldness_of(1000) == 0 and memory.coldness_of(1 << 30) == 1
+    assert memory.coldness_of(1000) == 0
+    assert memory.coldness_of(1 << 30) == 1
     assert memory.coldness_of(1 << 21) == pytest.approx(0.5)
 
 
@@ -49,5 +51,6 @@ def test_attention_grows_with_its_positions() -> None:
     times = AttentionTimes(
         rows=1, tile_seconds=1e-6, span_seconds=3e-6, position_seconds=1e-8, write_seconds=0
     )
-    assert times.seconds(0) == 1e-6 and times.seconds(256) == 3e-6
+    assert times.seconds(0) == 1e-6
+    assert times.seconds(256) == 3e-6
     assert times.seconds(1256) == pytest.approx(13e-6)

@@ -28,13 +28,11 @@ class ReportFormat(StrEnum):
 def report(
     tray: Annotated[
         Path,
-        typer.Argument(help="Artifact directory, or the report.json of a budget that could not be kept."),
+        typer.Argument(help="Artifact directory, or the report.json of an infeasible budget."),
     ],
     out: Annotated[
         Path | None,
-        typer.Option(
-            "--out", "-o", help="File to write. Default: report.html beside report.json, or stdout."
-        ),
+        typer.Option("--out", "-o", help="File to write. Default: report.html in TRAY; a card to stdout."),
     ] = None,
     language: Annotated[LanguageName, typer.Option(help="Language of the report.")] = LanguageName.en,
     format: Annotated[

@@ -128,6 +128,12 @@ class CostTable:
             self.save(self.path)
         return found
 
+    def forget_busy(self) -> None:
+        """Let what was measured while the machine was busy be measured again, when it is asked for next."""
+        for name in self.busy:
+            self.entries.pop(name, None)
+        self.busy.clear()
+
     def save(self, path: Path) -> None:
         """Write what is known, beside what another process may have learned meanwhile."""
         kept = {name: value for name, value in self.entries.items() if name not in self.busy}

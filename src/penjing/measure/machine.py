@@ -74,6 +74,13 @@ def cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
+def multiplies_bf16() -> bool:
+    """Whether the processor has products of bfloat16, so that they are faster than those of float32."""
+    lines = (_read(Path("/proc/cpuinfo")) or "").splitlines()
+    flags = next((line for line in lines if line.startswith("flags")), "")
+    return bool({"avx512_bf16", "amx_bf16"} & set(flags.split()))
+
+
 def measure_read_bandwidth(threads: int) -> float:
     """Bytes a second that `threads` threads read from memory together: a float32 maximum, median of a few."""
     from concurrent.futures import ThreadPoolExecutor

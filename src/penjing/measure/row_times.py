@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from statistics import median
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +18,11 @@ from penjing.measure.times import Memory, RowTimes
 from penjing.spec import KvFormats
 
 NANO = ProbeShape(hidden=64, inner=64, heads=1, kv_heads=1, head_dim=64, blocks=1)
-NARROW = ProbeShape(hidden=256, inner=768, heads=2, kv_heads=1, head_dim=128, blocks=4)
+EXCHANGING = (
+    ProbeShape(hidden=256, inner=768, heads=2, kv_heads=1, head_dim=128, blocks=4),
+    ProbeShape(hidden=1024, inner=2816, heads=8, kv_heads=2, head_dim=128, blocks=1),
+    ProbeShape(hidden=2048, inner=5632, heads=16, kv_heads=2, head_dim=128, blocks=1),
+)
 SMALL = ProbeShape(hidden=512, inner=1536, heads=4, kv_heads=1, head_dim=128, blocks=1)
 SIZE_BYTES = tuple(megabytes << 20 for megabytes in (2, 4, 8, 12, 16, 24, 32, 48, 112))  # around all caches
 SHARED_ROWS, WAKES, ASLEEP_SECONDS = 64, 25, 2e-4
@@ -68,7 +73,7 @@ def measure_overheads(threads: int, isa: str) -> dict[str, float]:
     }
 
 
-def measure_sharing(threads: int, isa: str, rest: RowTimes) -> dict[str, float]:
+def measure_sharing(threads: int, isa: str, rest: RowTimes) -> dict[str, Any]:
     """What sharing costs: models on all threads, beside what they take on one.
 
     With one row, that threads meet. With many, that each reads what others have just written, by the float.
@@ -86,10 +91,14 @@ def measure_sharing(threads: int, isa: str, rest: RowTimes) -> dict[str, float]:
         return max(together - shared - probe_rest(shape, rows, times, threads), 0.0)
 
     met = rest.model_copy(update={"loop_seconds": excess(SMALL, 1, rest) / probe_loops(SMALL, 1, threads)})
-    floats = SHARED_ROWS * NARROW.blocks * exchanged_floats(widths_of(NARROW))
+    exchange = [
+        excess(shape, SHARED_ROWS, met) / (SHARED_ROWS * shape.blocks * exchanged_floats(widths_of(shape)))
+        for shape in EXCHANGING
+    ]
     return {
         "loop_seconds": met.loop_seconds,
-        "exchange": excess(NARROW, SHARED_ROWS, met) / floats,
+        "exchange_widths": tuple(shape.hidden for shape in EXCHANGING),
+        "exchange": tuple(np.minimum.accumulate(exchange).tolist()),  # wide products hide it
         "wake_seconds": measure_wake(threads, isa),
     }
 

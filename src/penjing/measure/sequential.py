@@ -1,4 +1,4 @@
-"""Is the mean loss at most the margin? Asked at up to four sizes of the text, and settled as early as it can be.
+"""Is the mean loss at most the margin? Asked at up to four sizes of the text, and settled as early as can be.
 
 The units are documents (or blocks) in random order; R = sum(S) / sum(n) is the mean over tokens. The claim is
 looked at after a quarter, a half, all and twice the units of a claim of fixed size (`power.plan_claim`). Each
@@ -74,8 +74,8 @@ class SequentialTest:
 
     def __init__(self, margin: float, looks: Sequence[int], confidence: float = 0.95) -> None:
         assert 0.5 < confidence < 1.0
-        assert looks and list(looks) == sorted(set(looks)), looks
-        assert looks[0] >= MIN_UNITS
+        assert list(looks) == sorted(set(looks)), looks
+        assert min(looks) >= MIN_UNITS, looks
         self.margin = margin
         self.looks = tuple(looks)
         self.confidence = confidence
@@ -86,9 +86,7 @@ class SequentialTest:
     @property
     def is_settled(self) -> bool:
         """Whether there is nothing more to ask: proved, refuted, or at the last look."""
-        return self.bound is not None and (
-            self.bound.verdict != "open" or self.bound.look == len(self.looks)
-        )
+        return self.bound is not None and (self.bound.verdict != "open" or self.bound.look == len(self.looks))
 
     def add(self, total: float, tokens: int) -> SequentialBound | None:
         """Take a unit, by the sum of its paired differences over so many tokens; the last look's bound."""

@@ -35,9 +35,9 @@ class UnitMoments:
         )
 
     def p_value(self, margin: float) -> float:
-        """The tail at which the upper bound is `margin`: how likely so low a mean is if the truth lies there."""
+        """The tail at which the upper bound is `margin`: how likely so low a mean is if that is true."""
         if self.error == 0.0:
-            return 0.0 if self.mean < margin else 1.0
+            return 0.0 if self.mean <= margin else 1.0
         distance = (margin - self.mean) / self.error
         transformed = -hall_transform(-distance, SKEWNESS_ALLOWANCE * self.skewness, self.units)
         return student_tail(min(distance, transformed), self.units - 1)

@@ -92,6 +92,16 @@ class StepTimer:
         """Of the whole step."""
         return sum(self.parts(load).values())
 
+    def meets(self, load: Load) -> bool:
+        """Whether threads meet for anything in the step; if not, they may sleep on."""
+        if in_chunks(load.rows, self.table.key.threads):
+            return self.table.key.threads > 1
+        widths = widths_of(self.config, self.config.blocks[0])
+        hidden, vocabulary = self.config.hidden_size, self.config.vocab_size
+        found = feed_forward_products(widths, load.rows, self.table.key.threads)
+        found["head"] = product(vocabulary, hidden, load.sequences, self.table.key.threads)
+        return any(part.share.loops for part in found.values())
+
     def block_parts(self, index: int, block: BlockConfig, load: Load, coldness: float) -> dict[str, float]:
         """Of one decoder layer."""
         threads, rows = self.table.key.threads, load.rows

@@ -38,7 +38,7 @@ class ClaimRecord(Spec):
 
 @dataclass(frozen=True)
 class Claim:
-    """The record, the quality of the tokens of each unit that was scored, and which units of the text they are.
+    """The record, the quality of the tokens of each unit that was scored, and which of the units they are.
 
     order: numbers of units, in the order of scoring; a unit's number is its place in the text.
     """
@@ -63,8 +63,8 @@ def claim(
 
     units: what a claim of fixed size asks for (`measure.power.plan_claim`; None: half of what is at hand);
     twice as many are scored at most. Same text, seed and confidence: same claim, to the last bit, in whatever
-    order the documents come. Raises EmptyDataError for fewer than 8 documents or blocks, TokenizerError if the
-    sides do not share a tokenizer, NonFiniteLogitsError.
+    order the documents come. Raises EmptyDataError for fewer than 8 documents or blocks, TokenizerError if
+    the sides do not share a tokenizer, NonFiniteLogitsError.
     """
     check_same_tokenizer(candidate.artifact, reference.artifact)
     unit, parts = units_of(windows_of(list(documents), candidate, settings))
@@ -99,14 +99,14 @@ def units_of(windows: Sequence[Unit]) -> tuple[Literal["document", "block"], lis
     runs = [run for document in held for run in runs_of(document, length)]
     if len(runs) < MIN_UNITS:
         raise EmptyDataError(
-            f"the text has {int(counts.sum())} tokens to score, too few for a claim: give at least {MIN_UNITS} "
-            f"documents of similar length, or {MIN_UNITS} windows of {length} tokens"
+            f"the text has {int(counts.sum())} tokens to score, too few for a claim: give at least "
+            f"{MIN_UNITS} documents of similar length, or {MIN_UNITS} windows of {length} tokens"
         )
     return "block", runs
 
 
 def runs_of(document: Unit, length: int) -> list[Unit]:
-    """A document's windows in successive runs of at least `length` scored tokens; what is left joins the last."""
+    """A document's windows in successive runs of at least `length` scored tokens; the rest joins the last."""
     runs: list[Unit] = [[]]
     for window in document:
         if count_scored([runs[-1]]) >= length:

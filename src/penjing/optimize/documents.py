@@ -21,6 +21,10 @@ CHARACTERS_PER_TOKEN = (
     32  # more than any tokenizer reaches on text; so much is tokenized to find enough tokens
 )
 
+# The roles that a hash gives (data.splits), by the part that they make.
+TWO_PARTS = (("calibrate", "tune", "stop"), ("report",))
+THREE_PARTS = (("calibrate",), ("tune", "stop"), ("report",))
+
 
 class TextRecord(Spec):
     """Which text was scored: its name (never a path), and SHA-256 over the token ids of its documents."""
@@ -66,17 +70,44 @@ def read_parts(
     calibration text tomorrow. Where that leaves a part with too few documents to bound a loss by, the first
     `limit` tokens are cut once, in the middle. Raises as `read_tokens` does.
     """
+    choose, claim = hashed_parts(data, tokenizer, limit, seed, TWO_PARTS)
+    if min(len(choose), len(claim)) >= MIN_UNITS:
+        return choose, claim
+    return cut_in_half(read_in_order(data, tokenizer, limit))
+
+
+def read_three_parts(
+    data: Path, tokenizer: Tokenizer, limit: int | None, seed: int
+) -> tuple[list[Tokens], list[Tokens], list[Tokens]]:
+    """Three disjoint parts: to calibrate on, to choose by, and to claim from; half the limit each.
+
+    The last is that of `read_parts`. The other two divide what else there is, by the same hash; where that
+    leaves nothing to calibrate on, or too few documents to choose by, what else there is is cut in the
+    middle. Raises as `read_tokens` does.
+    """
+    choose, claim = read_parts(data, tokenizer, limit, seed)
+    if min(map(len, hashed_parts(data, tokenizer, limit, seed, TWO_PARTS))) >= MIN_UNITS:
+        calibrate, tune, _ = hashed_parts(data, tokenizer, limit, seed, THREE_PARTS)
+        if calibrate and len(tune) >= MIN_UNITS:
+            return calibrate, tune, claim
+    return (*cut_in_half(choose), claim)
+
+
+def hashed_parts(
+    data: Path, tokenizer: Tokenizer, limit: int | None, seed: int, parts: Sequence[Sequence[str]]
+) -> list[list[Tokens]]:
+    """Disjoint parts of the documents, each of some roles that the hash gives, up to half the limit each."""
     check_limit(limit)
     half = None if limit is None else limit // 2
-    choose, claim = Part(half, tokenizer), Part(half, tokenizer)
+    taken = [Part(half, tokenizer) for _ in parts]
     for document in read_documents(data):
-        if choose.is_full and claim.is_full:
+        if all(part.is_full for part in taken):
             break
         role = split_of(document.digest, seed=seed)
-        (claim if role == "report" else choose).add(document.text)
-    if min(len(choose.documents), len(claim.documents)) >= MIN_UNITS:
-        return choose.documents, claim.documents
-    return cut_in_half(read_in_order(data, tokenizer, limit))
+        for part, roles in zip(taken, parts, strict=True):
+            if role in roles:
+                part.add(document.text)
+    return [part.documents for part in taken]
 
 
 def check_limit(limit: int | None) -> None:

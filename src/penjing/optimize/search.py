@@ -40,7 +40,7 @@ from penjing.optimize.sensitivity import Sensitivity, sensitivity
 from penjing.optimize.trials import CLAIM_SHARE, Trial, Trials, open_directory
 from penjing.spec import Budget, Calibration, MethodName, Objective, Spec
 
-CALIBRATION = Calibration(tokens=16384, sequence_tokens=256)
+CALIBRATION = Calibration(tokens=8192, sequence_tokens=256)
 
 
 class Optimized(Spec):
@@ -160,7 +160,7 @@ def begin(
     trials = Trials(
         checkpoint, reference, budget, settings, directory, data.name, tune, report, progress, say
     )
-    costs = Costs(checkpoint, budget, scored.losses, table)
+    costs = Costs(checkpoint, budget, scored, table)
     return Search(trials, costs, costs.groups(), objective, method, FIRST_GAIN.get(method, 1.0))
 
 

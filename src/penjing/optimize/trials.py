@@ -164,7 +164,7 @@ class Trials:
         if not path.exists():
             step = candidate.recipe.quantizing
             artifact = quantize(
-                self.checkpoint.path,
+                self.checkpoint,
                 path,
                 candidate.recipe,
                 resume=step.needs_data,

@@ -76,7 +76,7 @@ def draw_bits(picture: Picture, layer: Layer, place: tuple[float, float, float],
     tip = f"{layer.group}: {layer.format}, {significant(bits)}"
     picture.rect((x + 1, y + 1, width - 2, ROW - 2), "cell", shade=shade, tip=tip)
     number = f"{bits:.0f}" if bits >= 9.95 else f"{bits:.1f}" if width < ROOMY else f"{bits:.3g}"
-    picture.text(x + width / 2, y + 17, number, "in-cell", "middle")
+    picture.text(x + width / 2, y + 17, number, "", "middle")
 
 
 def bits_summary(layers: Sequence[Layer], say: Words) -> str:

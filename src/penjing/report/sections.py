@@ -124,12 +124,11 @@ def layers(record: SearchRecord, say: Words) -> str:
         for layer in held[:MOST_ROWS]
     ]
     head = (say("group"), say("format"), say("bits"), say("bytes"))
+    caption = say("layers.caption").format(average=average_bits(held))
     return section(
         "layers",
         say("layers"),
-        figure(
-            lambda width: bits_map(held, say, width), say("layers.caption").format(average=average_bits(held))
-        ),
+        figure(lambda width: bits_map(held, say, width), caption),
         folded(say("numbers"), table(head, rows)),
     )
 

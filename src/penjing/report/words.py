@@ -35,6 +35,8 @@ def known(say: Words, prefix: str, name: str) -> str:
 
 
 PHRASES: dict[str, Phrase] = {
+    "colon": Phrase(": ", "："),
+    "stop": Phrase(". ", "。"),
     "kicker": Phrase("Penjing report", "盆景报告"),
     "title": Phrase("{model}, made smaller", "{model}：瘦身之后"),
     "title.infeasible": Phrase("{model}: a budget out of reach", "{model}：预算无法达到"),
