@@ -7,7 +7,8 @@ If rounding changes the outputs y_t of a matrix by d_t at position t, KL to the 
 labels being drawn from the model itself (Fisher information; the sum is over a sequence, as labels at all its
 positions depend on y_t). d_t = (Q - W) x_t holds the real rounding error, so that formats are told apart by
 what they do, and not by their bits. One pass forward, one back, and a product for each format: the model is
-read twice, a block at a time.
+read twice, a block at a time. What a gradient cannot see is left out: tokens that rounding sends to other
+experts cost more than is predicted.
 """
 
 from __future__ import annotations
