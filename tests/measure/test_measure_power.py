@@ -21,9 +21,9 @@ def symmetric(count: int, spread: float) -> np.ndarray:
 
 
 def test_the_textbook_case() -> None:
-    """(1.645 + 0.842)^2 (s / distance)^2 units, where the spread is known well."""
-    assert size_for(2.0, 0.0, 1.0, (0.05, 0.2), 10**6) == pytest.approx(24.7, abs=2)
-    assert size_for(8.0, 0.0, 1.0, (0.05, 0.2), 10**6) == pytest.approx(395.7, abs=3)
+    """(1.645 + 0.842)^2 (s / distance)^2 units, where the spread is known well; a little more for t."""
+    assert size_for(2.0, 0.0, 1.0, (0.05, 0.2), 1000) == pytest.approx(24.7, abs=3)
+    assert size_for(8.0, 0.0, 1.0, (0.05, 0.2), 1000) == pytest.approx(395.7, abs=4)
 
 
 def test_half_the_margin_takes_four_times_the_text() -> None:

@@ -7,9 +7,10 @@ standard deviation s of units, estimated with v degrees of freedom, that takes
 
 quantiles of Student's t for the pilot's own uncertainty (Julious & Owen, Pharmaceutical Statistics 5, 2006),
 and s raised by a fifth, because a few heavy-tailed units show too little spread more often than too much.
-Where the pilot is skewed, the first quantile is what Hall's transform widens it to (measure.skewed), and there are
-at least so many units as average skewness away: Cochran's 25 skewness^2 (Sampling Techniques, 1977, 2.15),
-taken as 60, because a pilot shows less of it than there is. bench/claims.py set these allowances.
+Where the pilot is skewed, the first quantile is what Hall's transform widens it to (measure.skewed), and
+there are at least so many units as average skewness away: 25 skewness^2 (Cochran, Sampling
+Techniques, 2.15), taken as 60, because a pilot shows less of it than there is. bench/claims.py set these
+allowances.
 """
 
 from __future__ import annotations
@@ -22,15 +23,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penjing.errors import SpecError
-from penjing.measure.skewed import moments_of, reach_of
+from penjing.measure.skewed import ERROR_SPENT, moments_of, reach_of
 from penjing.measure.stats import MIN_UNITS, choose_units
 from penjing.measure.student import student_critical
 from penjing.spec import Spec
 
 Floats = NDArray[np.float64]
-LEAST_UNITS = 64
+LEAST_UNITS = 128
 PER_SQUARED_SKEWNESS = 60.0
 SPREAD_ALLOWANCE = 1.2
+Reason = Literal["spread", "skewness", "least"]
 
 
 class ClaimPlan(Spec):
@@ -51,7 +53,7 @@ class ClaimPlan(Spec):
     spread: float
     skewness: float
     pilot_units: int
-    because: Literal["spread", "skewness", "least"]
+    because: Reason
 
     @property
     def tokens(self) -> int:
@@ -73,18 +75,18 @@ def plan_claim(
     counts = np.array([len(part) for part in parts], np.float64)
     moments = moments_of(np.array([part.sum() for part in parts]), counts)
     spread = moments.error * math.sqrt(moments.units)
-    wanted = {
+    wanted: dict[Reason, int] = {
         "spread": size_for(
             SPREAD_ALLOWANCE * spread,
             moments.skewness,
             margin / 2,
-            (1 - confidence, 1 - power),
+            (ERROR_SPENT * (1 - confidence), 1 - power),
             moments.units - 1,
         ),
         "skewness": math.ceil(PER_SQUARED_SKEWNESS * max(0.0, moments.skewness) ** 2),
         "least": LEAST_UNITS,
     }
-    because = max(wanted, key=lambda name: wanted[name])
+    because = max(wanted, key=wanted.__getitem__)
     return ClaimPlan(
         units=wanted[because],
         unit=unit,

@@ -2,9 +2,9 @@
 
 The units are documents (or blocks) in random order; R = sum(S) / sum(n) is the mean over tokens. The claim is
 looked at after a quarter, a half, all and twice the units of a claim of fixed size (`power.plan_claim`). Each
-look has an equal share of the allowed error, so that by the union bound all its bounds hold together with the
-stated confidence, whatever the looks have to do with each other: a claim may stop at any of them, for any
-reason. (Between the looks nothing is said. Bounds that hold at every unit, by a mixture of t statistics or by
+look has an equal share of four fifths of the allowed error (the rest is for tails that no sample shows), so
+that by the union bound all bounds hold together with the stated confidence, whatever the looks have to do with
+each other: a claim may stop at any of them, for any reason. (Between the looks nothing is said. Bounds that hold at every unit, by a mixture of t statistics or by
 betting, either fail on skewed losses or need losses that are bounded: docs/log.md.)
 
 A look's bound is the mean and so many jackknife standard errors as Student's t asks for, or Hall's transform
@@ -22,7 +22,7 @@ from typing import Literal
 import numpy as np
 
 from penjing.errors import EmptyDataError
-from penjing.measure.skewed import moments_of
+from penjing.measure.skewed import ERROR_SPENT, moments_of
 from penjing.measure.stats import MIN_UNITS
 from penjing.spec import Spec
 
@@ -100,7 +100,7 @@ class SequentialTest:
 
     def _look(self) -> SequentialBound:
         sums, counts = np.array(self._sums), np.array(self._counts, np.float64)
-        share = (1.0 - self.confidence) / len(self.looks)
+        share = ERROR_SPENT * (1.0 - self.confidence) / len(self.looks)
         moments = moments_of(sums, counts)
         lower, upper = moments.bounds(share)
         before = 1.0 if self.bound is None else self.bound.p_value
@@ -112,7 +112,7 @@ class SequentialTest:
             upper=upper,
             confidence=self.confidence,
             standard_error=moments.error,
-            p_value=min(before, 1.0, len(self.looks) * moments.p_value(self.margin)),
+            p_value=min(before, 1.0, len(self.looks) / ERROR_SPENT * moments.p_value(self.margin)),
             units=len(sums),
             of_units=self.looks[-1],
             tokens=int(counts.sum()),

@@ -12,6 +12,7 @@ from penjing.measure.stats import jackknife_error
 from penjing.measure.student import student_critical, student_tail
 
 Floats = NDArray[np.float64]
+ERROR_SPENT = 0.8  # of the error that a claim is allowed; the rest is for tails that no sample shows
 SKEWNESS_ALLOWANCE = 1.6  # a sample of a long tail shows less skewness than there is; by simulation
 
 
