@@ -14,8 +14,8 @@ from penjing.optimize import advise as module
 
 @pytest.fixture(autouse=True)
 def costs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "cost_table", lambda threads: MadeUpTable())
-    monkeypatch.setattr(module, "measure_read_bandwidth", lambda threads: 30e9)
+    monkeypatch.setattr(module, "cost_table", lambda _: MadeUpTable())
+    monkeypatch.setattr(module, "measure_read_bandwidth", lambda _: 30e9)
 
 
 def test_a_table_for_people(run: Run, checkpoint: Path) -> None:
@@ -30,9 +30,11 @@ def test_a_table_for_people(run: Run, checkpoint: Path) -> None:
 def test_json_for_programs(run: Run, checkpoint: Path) -> None:
     document = json.loads(run("advise", checkpoint, "--json").out)
     assert document["recommended"] in {option["name"] for option in document["options"]}
-    assert len(document["table_hash"]) == 64 and document["reasons"]
+    assert len(document["table_hash"]) == 64
+    assert document["reasons"]
 
 
 def test_what_is_no_model(run: Run, tmp_path: Path) -> None:
     outcome = run("advise", tmp_path / "nothing")
-    assert outcome.code == 2 and "no such directory" in outcome.err
+    assert outcome.code == 2
+    assert "no such directory" in outcome.err

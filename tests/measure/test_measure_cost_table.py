@@ -16,7 +16,7 @@ MEMORY = Memory(nbytes=(1, 2), coldness=(0.0, 1.0))
 
 @pytest.fixture(autouse=True)
 def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cost_table, "processor_share", lambda threads: 1.0)
+    monkeypatch.setattr(cost_table, "processor_share", lambda _: 1.0)
 
 
 def measured(times: list[str], name: str) -> Memory:
@@ -32,7 +32,8 @@ def test_measured_once_and_kept(tmp_path: Path) -> None:
         assert table.entry("memory", Memory, lambda: measured(calls, "memory")) == MEMORY
     assert calls == ["memory"]
     again = CostTable(KEY, cost_table.read_entries(path, KEY), measures=False)
-    assert again.memory == MEMORY and again.hash == table.hash
+    assert again.memory == MEMORY
+    assert again.hash == table.hash
 
 
 def test_only_what_is_asked_for_is_measured() -> None:
@@ -57,7 +58,8 @@ def test_another_machine_has_another_table(tmp_path: Path) -> None:
     table = CostTable(KEY, {"memory": MEMORY.model_dump(mode="json")}, path)
     table.save(path)
     other = KEY.model_copy(update={"cpu_model": "another"})
-    assert cost_table.read_entries(path, other) == {} and other.digest != KEY.digest
+    assert cost_table.read_entries(path, other) == {}
+    assert other.digest != KEY.digest
     assert set(cost_table.read_entries(path, KEY)) == {"memory"}
 
 
@@ -77,21 +79,25 @@ def test_processes_add_to_each_other(tmp_path: Path) -> None:
 
 
 def test_what_a_busy_machine_says_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cost_table, "processor_share", lambda threads: 0.5)
+    monkeypatch.setattr(cost_table, "processor_share", lambda _: 0.5)
     path = tmp_path / "table.json"
     table = CostTable(KEY, {}, path)
     assert table.entry("memory", Memory, lambda: MEMORY) == MEMORY
-    assert table.busy == ["memory"] and not path.exists()
-    monkeypatch.setattr(cost_table, "processor_share", lambda threads: 1.0)
+    assert table.busy == ["memory"]
+    assert not path.exists()
+    monkeypatch.setattr(cost_table, "processor_share", lambda _: 1.0)
     table.entry("b", Memory, lambda: MEMORY)
     assert set(cost_table.read_entries(path, KEY)) == {"b"}
 
 
 def test_the_key_of_this_machine(tmp_path: Path) -> None:
     key = key_of_this_machine(threads=3)
-    assert key.threads == 3 and len(key.core) == 64
+    assert key.threads == 3
+    assert len(key.core) == 64
     table = CostTable.open(tmp_path, threads=3)
-    assert table.key == key and table.path is not None and key.digest[:32] in table.path.name
+    assert table.key == key
+    assert table.path is not None
+    assert key.digest[:32] in table.path.name
 
 
 def test_a_stored_entry_is_validated() -> None:

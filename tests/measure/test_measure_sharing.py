@@ -21,7 +21,8 @@ def test_small_work_stays_with_one_thread() -> None:
 
 def test_large_work_is_shared_evenly() -> None:
     part, loops = share(tiles(11264), 16 * 2048, 4, 2)
-    assert 0.5 <= part < 0.52 and loops == 1
+    assert 0.5 <= part < 0.52
+    assert loops == 1
 
 
 def test_what_cannot_be_cut_evenly_is_not() -> None:
@@ -40,7 +41,8 @@ def test_a_share_is_between_even_and_all(count: int, work: int, threads: int) ->
 
 
 def test_chunks_of_rows() -> None:
-    assert not in_chunks(95, 2) and in_chunks(96, 2)
+    assert not in_chunks(95, 2)
+    assert in_chunks(96, 2)
     assert longest_rows(96, 2) == 48  # two chunks of 48
     assert longest_rows(128, 2) == 43 + 42  # three of at most 43: the thread of the first takes the last
     assert longest_rows(512, 2) == 256  # eight of 64
@@ -48,6 +50,9 @@ def test_chunks_of_rows() -> None:
 
 
 def test_attention_tiles() -> None:
-    assert rows_of_tile(32, 4) == 2 and rows_of_tile(8, 8) == 8 and rows_of_tile(64, 2) == 1
-    assert shares_attention(64, 8, 64, 2) and not shares_attention(4, 8, 64, 2)
+    assert rows_of_tile(32, 4) == 2
+    assert rows_of_tile(8, 8) == 8
+    assert rows_of_tile(64, 2) == 1
+    assert shares_attention(64, 8, 64, 2)
+    assert not shares_attention(4, 8, 64, 2)
     assert not shares_attention(64, 8, 64, 1)

@@ -20,14 +20,14 @@ GB = 10**9
 
 @pytest.fixture(autouse=True)
 def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "measure_read_bandwidth", lambda threads: 30e9)
+    monkeypatch.setattr(module, "measure_read_bandwidth", lambda _: 30e9)
 
 
 def ask(monkeypatch: pytest.MonkeyPatch, shape: str, memory_bytes: int) -> Advice:
     """On a checkpoint of a published shape, and a machine with so much memory."""
     config = SHAPES[shape]
     subject = Subject(shape, config, 2 * count_parameters(config), {})
-    monkeypatch.setattr(module, "find_subject", lambda model: subject)
+    monkeypatch.setattr(module, "find_subject", lambda _: subject)
     monkeypatch.setattr(module, "usable_memory_bytes", lambda: memory_bytes)
     monkeypatch.setattr(module, "available_bytes", lambda: memory_bytes)
     return advise(shape, table=MadeUpTable())
@@ -37,14 +37,18 @@ def test_options_of_a_checkpoint(checkpoint: Path) -> None:
     advice = advise(checkpoint, table=MadeUpTable())
     names = [option.name for option in advice.options]
     assert names == ["as it is", *(known.name for known in KNOWN)]
-    assert advice.recommended in names and advice.reasons and advice.kind == "checkpoint"
+    assert advice.recommended in names
+    assert advice.reasons
+    assert advice.kind == "checkpoint"
     for option in advice.options:
-        assert option.fits and option.commands and option.predicted.tokens_per_second > 0
+        assert option.fits
+        assert option.commands
+        assert option.predicted.tokens_per_second > 0
         assert option.commands[-1].startswith("penjing serve")
     by_name = {option.name: option for option in advice.options}
     assert by_name["as it is"].size_ratio == pytest.approx(1.0, abs=0.05)
-    assert by_name["int4"].tensor_bytes == by_name["layered, fast"].tensor_bytes
-    assert by_name["layered, best"].tensor_bytes < by_name["as it is"].tensor_bytes
+    assert by_name["int4"].tensor_bytes < by_name["layered"].tensor_bytes
+    assert by_name["layered"].tensor_bytes < by_name["as it is"].tensor_bytes
     assert str(checkpoint) in by_name["int8"].commands[0]
 
 
@@ -63,7 +67,7 @@ def test_a_small_model_is_told_to_be_careful(checkpoint: Path) -> None:
 def test_a_large_model_is_offered_4_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     advice = ask(monkeypatch, "tinyllama-1.1b", 16 * GB)
     assert advice.recommended == "int4"
-    assert any("times as fast as int8" in reason for reason in advice.reasons)
+    assert any("times the speed of int8" in reason for reason in advice.reasons)
 
 
 @pytest.mark.parametrize(
@@ -79,12 +83,14 @@ def test_memory_forces_fewer_bits(monkeypatch: pytest.MonkeyPatch, memory: int, 
 def test_nothing_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     advice = ask(monkeypatch, "llama-3.1-8b", GB)
     assert not any(option.fits for option in advice.options)
-    assert "Nothing fits" in advice.reasons[0] and "--context" in advice.reasons[1]
+    assert "Nothing fits" in advice.reasons[0]
+    assert "--context" in advice.reasons[1]
 
 
 def test_an_artifact_that_fits_is_kept(layered: Artifact) -> None:
     advice = advise(layered.path, table=MadeUpTable())
-    assert advice.kind == "artifact" and advice.recommended == "as it is, best"
+    assert advice.kind == "artifact"
+    assert advice.recommended == "as it is, best"
     assert [option.name for option in advice.options][:2] == ["as it is, best", "as it is, fast"]
     made = [option for option in advice.options if not option.name.startswith("as it is")]
     assert all("CHECKPOINT" in option.commands[0] for option in made)

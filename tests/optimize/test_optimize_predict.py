@@ -22,7 +22,7 @@ INT8_KV = KvFormats(key="int8", value="int8")
 
 
 def predicted(name: WeightFormatName = "int4", **load: Any) -> Predicted:
-    formats = assign_formats(LARGE, preset(name).steps[0])
+    formats = assign_formats(LARGE, preset(name).quantizing)
     return predict(LARGE, formats, load.pop("kv", INT8_KV), MadeUpTable(), **load)
 
 
@@ -54,7 +54,8 @@ def test_more_of_anything_takes_longer() -> None:
         found.tokens_per_second for found in streams
     )
     memory = [found.peak_memory_bytes for found in streams]
-    assert memory == sorted(memory) and memory[0] > streams[0].tensor_bytes
+    assert memory == sorted(memory)
+    assert memory[0] > streams[0].tensor_bytes
 
 
 def test_smaller_formats_decode_faster_where_memory_binds() -> None:
@@ -64,7 +65,7 @@ def test_smaller_formats_decode_faster_where_memory_binds() -> None:
 
 
 def test_the_fast_tier_is_the_int4_plane() -> None:
-    formats = assign_formats(LARGE, preset("layered").steps[0])
+    formats = assign_formats(LARGE, preset("layered").quantizing)
     fast = predict(LARGE, formats, INT8_KV, MadeUpTable(), tier="fast")
     assert fast == predicted("int4")
     assert predicted("layered").decode_seconds_per_token > fast.decode_seconds_per_token
@@ -84,7 +85,7 @@ def test_wide_caches_cost_memory_and_time() -> None:
 
 
 def test_mixed_formats_lie_between() -> None:
-    formats = assign_formats(LARGE, preset("int8").steps[0])
+    formats = assign_formats(LARGE, preset("int8").quantizing)
     narrow = WeightFormat(name="int4")
     mixed = {name: narrow if name.startswith("blocks.1") else format for name, format in formats.items()}
     seconds = predict(LARGE, mixed, INT8_KV, MadeUpTable()).decode_seconds_per_token
@@ -94,10 +95,13 @@ def test_mixed_formats_lie_between() -> None:
 def test_seconds_of_a_choice_are_those_of_its_step() -> None:
     shapes = ((5632, 2048), (5632, 2048))
     int8, int4 = (seconds_of(shapes, WeightFormat(name=name), MadeUpTable()) for name in ("int8", "int4"))
-    assert int8 == pytest.approx(2 * 5632 * 2048 * (1 + 2 / 64) / READ, rel=0.1) and int4 < int8
+    assert int8 == pytest.approx(2 * 5632 * 2048 * (1 + 2 / 64) / READ, rel=0.1)
+    assert int4 < int8
+    cached = seconds_of(shapes, WeightFormat(name="int8"), MadeUpTable(), step_bytes=1 << 20)
+    assert cached < int8 / 5, "a model that fits the caches does not wait for memory"
     timer = StepTimer(
         LARGE,
-        stored_formats(LARGE, assign_formats(LARGE, preset("int4").steps[0])),
+        stored_formats(LARGE, assign_formats(LARGE, preset("int4").quantizing)),
         INT8_KV,
         MadeUpTable(),
     )
@@ -111,7 +115,7 @@ def test_experts_that_nobody_asks_are_not_read() -> None:
     assert experts_in_use(block, 1) == (pytest.approx(2.0), 1)
     assert experts_in_use(block, 400)[0] == pytest.approx(8.0)
     config = LARGE.model_copy(update={"blocks": (block,) * 4})
-    formats = assign_formats(config, preset("int4").steps[0])
+    formats = assign_formats(config, preset("int4").quantizing)
     one, many = (
         predict(config, formats, INT8_KV, MadeUpTable(), context=32, streams=streams) for streams in (1, 16)
     )
@@ -124,8 +128,9 @@ def test_an_artifact_is_predicted_as_it_stands(tmp_path: Path) -> None:
     path = random_artifact("tiny", "layered", 32, directory=tmp_path)
     artifact, config = Artifact.open(path), find_shape("tiny", "int8")
     formats, own = formats_of(artifact)
-    step = preset("layered", 32).steps[0]
-    assert formats == assign_formats(config, step) and not own
+    step = preset("layered", 32).quantizing
+    assert formats == assign_formats(config, step)
+    assert not own
     found = predict_artifact(path, MadeUpTable())
     assert found == predict(config, assign_formats(config, step), None, MadeUpTable())
     assert found.tensor_bytes == pytest.approx(artifact_bytes(config, step.weights, step.embedding), abs=200)
@@ -135,6 +140,7 @@ def test_an_artifact_is_predicted_as_it_stands(tmp_path: Path) -> None:
 def test_floats_keep_their_own_dtype(tmp_path: Path) -> None:
     artifact = Artifact.open(random_artifact("tiny", "bf16", directory=tmp_path))
     formats, own = formats_of(artifact)
-    assert set(own.values()) == {"bf16"} and {format.name for format in formats.values()} == {"keep"}
+    assert set(own.values()) == {"bf16"}
+    assert {format.name for format in formats.values()} == {"keep"}
     found = predict_artifact(artifact, MadeUpTable())
     assert found.tensor_bytes == pytest.approx(artifact.tensor_bytes, abs=200)

@@ -30,8 +30,8 @@ class Measured(Spec):
     size_ratio: artifact_bytes / checkpoint_bytes. upper_delta_nll: the one-sided bound of mean_delta_nll at
     `confidence`, from resampling `units` documents or blocks of tokens. data_hash: SHA-256 of the text.
     window_tokens: the longest context scored. token_limit: how much of the data was read, None for all of it;
-    text_part: whether all of that was scored, or the part kept apart from every choice. looks: of a claim that
-    could stop early, the numbers of units at which it was looked at, and `margin` what was claimed then.
+    text_part: whether all of that was scored, or the part kept apart from every choice. looks: of a claim
+    that could stop early, the numbers of units at which it was looked at; margin: what was claimed then.
     """
 
     tier: Tier
@@ -78,8 +78,8 @@ class MeasuredSpeed(Spec):
 class MeasuredLoad(Spec):
     """`streams` requests at once, each a prompt and an answer.
 
-    seconds_per_token: between two tokens of one answer, the median, and what 95% are below. tokens_per_second:
-    decoded, of all together. peak_memory_bytes: of the process that serves them.
+    seconds_per_token: between two tokens of one answer, the median, and what 95% are below.
+    tokens_per_second: decoded, of all together. peak_memory_bytes: of the process that serves them.
     """
 
     streams: int = Field(gt=0)

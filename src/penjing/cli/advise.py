@@ -20,7 +20,7 @@ RISKS = {  # words, colour
     "small": ("small", "green"),
     "noticeable": ("noticeable", "yellow"),
     "heavy": ("heavy", "red"),
-    "training": ("by training", "yellow"),
+    "training": ("untrained", "yellow"),
 }
 COMMAND_INDENT = "    "
 
@@ -82,16 +82,16 @@ def print_options(advice: Advice, console: Console) -> None:
     from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1))
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
     table.add_column("", no_wrap=True)
-    for title in ("size", "", "first token", "tokens/s", "memory"):
+    for title in ("size", "", "wait", "tokens/s", "memory"):
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("loss", no_wrap=True)
     for option in advice.options:
         chosen = option.name == advice.recommended
         table.add_row(*option_row(option, chosen=chosen), style="bold" if chosen else None)
     console.print(table)
-    console.print()
+    console.print("[dim]wait: until the first token; !: more memory than this machine should give[/]\n")
 
 
 def option_row(option: Option, *, chosen: bool) -> tuple[str, ...]:
@@ -100,7 +100,7 @@ def option_row(option: Option, *, chosen: bool) -> tuple[str, ...]:
     words, colour = RISKS[option.risk]
     loss = f"[{colour}]{words}[/]" if colour else words
     if option.perplexity_rise is not None:
-        loss += f" [dim]+{percent(option.perplexity_rise)}[/]"
+        loss = f"+{percent(option.perplexity_rise)} {loss}"
     memory = size(predicted.peak_memory_bytes)
     return (
         f"{'[green]▸[/]' if chosen else ' '} {option.name}",

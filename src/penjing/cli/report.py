@@ -28,13 +28,11 @@ class ReportFormat(StrEnum):
 def report(
     tray: Annotated[
         Path,
-        typer.Argument(help="Artifact directory, or the report.json of a budget that could not be kept."),
+        typer.Argument(help="Artifact directory, or the report.json of an infeasible budget."),
     ],
     out: Annotated[
         Path | None,
-        typer.Option(
-            "--out", "-o", help="File to write. Default: report.html beside report.json, or stdout."
-        ),
+        typer.Option("--out", "-o", help="File to write. Default: report.html in TRAY; of a card, stdout."),
     ] = None,
     language: Annotated[LanguageName, typer.Option(help="Language of the report.")] = LanguageName.en,
     format: Annotated[
@@ -54,7 +52,7 @@ def report(
     else:
         text = render_page(record, language.value)
         if out is None:
-            out, force = (tray if tray.is_dir() else tray.parent) / PAGE_FILE, True
+            out, force = tray / PAGE_FILE if tray.is_dir() else tray.with_suffix(".html"), True
     if out is None:
         print(text, end="")
         return

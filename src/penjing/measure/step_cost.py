@@ -90,7 +90,7 @@ def rest_of_block(widths: Widths, rows: int, times: RowTimes, threads: int, quan
     shares = attention_products(widths, rows, threads) | feed_forward_products(widths, rows, threads)
     loops = sum(found.share.loops for found in shares.values())
     exchanged = rows * exchanged_floats(widths) * loops / len(shares)
-    return total + times.loop_seconds * loops + times.exchange * exchanged
+    return total + times.loop_seconds * loops + times.exchange_of(hidden) * exchanged
 
 
 def exchanged_floats(widths: Widths) -> int:

@@ -92,6 +92,16 @@ class StepTimer:
         """Of the whole step."""
         return sum(self.parts(load).values())
 
+    def meets(self, load: Load) -> bool:
+        """Whether threads meet for anything in the step; if not, they may sleep on."""
+        if in_chunks(load.rows, self.table.key.threads):
+            return self.table.key.threads > 1
+        widths = widths_of(self.config, self.config.blocks[0])
+        hidden, vocabulary = self.config.hidden_size, self.config.vocab_size
+        found = feed_forward_products(widths, load.rows, self.table.key.threads)
+        found["head"] = product(vocabulary, hidden, load.sequences, self.table.key.threads)
+        return any(part.share.loops for part in found.values())
+
     def block_parts(self, index: int, block: BlockConfig, load: Load, coldness: float) -> dict[str, float]:
         """Of one decoder layer."""
         threads, rows = self.table.key.threads, load.rows
@@ -108,6 +118,9 @@ class StepTimer:
                 matrix = prefix + name.partition("+")[0]
                 seconds[name] = self.product_seconds(matrix, found, rows, coldness)
             seconds["rest"] = rest_of_block(widths, rows, self.table.rows, threads, first.is_integer)
+            if self.config.qk_norm:
+                each = (widths.query + widths.key) * self.table.rows.norm
+                seconds["rest"] += each * rows / threads
         else:
             seconds |= self.expert_seconds(prefix, block, widths, rows, coldness)
         return seconds

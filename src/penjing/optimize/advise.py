@@ -17,9 +17,9 @@ from penjing.engine.memory import available_bytes
 from penjing.measure.cost_table import CostTable
 from penjing.measure.machine import cpu_model, measure_read_bandwidth, usable_cores, usable_memory_bytes
 from penjing.models import Checkpoint
-from penjing.optimize.recommending import LARGE_PARAMETERS, choose
 from penjing.optimize.predict import Predicted, cost_table, formats_of, predict
 from penjing.optimize.progress import Progress, silent
+from penjing.optimize.recommending import LARGE_PARAMETERS, choose
 from penjing.optimize.ways import KNOWN, Known, Risk, is_dense, pruned
 from penjing.quantize.assignment import assign_formats
 from penjing.spec import FloatFormat, KvFormats, Spec, Tier, WeightFormat, preset
@@ -214,7 +214,7 @@ def become(subject: Subject, known: Known, expect: Expect) -> Option:
     """What a known way would make of the model."""
     config = pruned(subject.config) if known.pruned else subject.config
     step = preset(known.format).quantizing
-    found = expect(config, assign_formats(config, step), step.kv_formats, subject.own, known.tier)
+    found = expect(config, assign_formats(config, step), step.kv_formats, subject.own, "best")
     source = subject.model if subject.artifact is None else "CHECKPOINT"
     return option(
         subject,

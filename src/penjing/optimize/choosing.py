@@ -20,8 +20,9 @@ from penjing.optimize.solver import InfeasibleError, Limits, Quantity, frontier,
 from penjing.optimize.trials import Trial, Trials
 from penjing.spec import Kv, MethodName, Objective
 
-BUILDS = 4  # of candidates, at most
+BUILDS, MOST_BUILDS = 4, 8  # of candidates; more only where none keeps the budget
 ENOUGH = 0.85  # of the limit of loss: a candidate that uses so much of it is not followed by a smaller one
+CAUTION = 0.9  # of that, for every candidate that missed it
 AIM = 0.95  # of the limit of loss, so that a measurement's noise does not break it
 LEAST_GAIN = 0.02  # a bound below so much of the KL is luck
 SAFE = 1.1  # what is named as feasible has room for another text
@@ -90,7 +91,13 @@ class Search:
         """The budget's limits, the one of loss as predictions count it."""
         limits = self.costs.limits(self.groups, kv, kv_loss / self.gain)
         most = self.trials.budget.max_nll_increase
-        return limits if most is None else replace(limits, loss=AIM * most / self.gain)
+        return limits if most is None else replace(limits, loss=self.aim * most / self.gain)
+
+    @property
+    def aim(self) -> float:
+        """The part of the limit of loss that is aimed at: less after every miss."""
+        misses = sum(not self.trials.keeps_loss(trial.upper_delta_nll) for _, trial in self.tried)
+        return AIM * CAUTION**misses
 
     def next_candidate(self) -> Candidate:
         """The best by prediction; wider keys and values where they fit. Raises InfeasibleError."""
@@ -116,10 +123,14 @@ class Search:
     def run(self) -> list[tuple[Candidate, Trial]]:
         """Build and measure until the limit of loss is used well; those that keep the budget, best first.
 
+        After so many builds that should do, the first that keeps the budget will do.
+
         Raises MissedBudgetError.
         """
         try:
-            for number in range(BUILDS):
+            for number in range(MOST_BUILDS):
+                if number >= BUILDS and self.kept():
+                    break
                 candidate = self.first_candidate() if number == 0 else self.next_candidate()
                 if any(candidate.key == other.key for other, _ in self.tried):
                     break
@@ -183,7 +194,7 @@ class Search:
             self.tried.append((quick, trial))
             self.gain = trial.upper_delta_nll / quick.assignment.loss
             nearest = self.nearest(least_of_each(self.groups, self.limits(kv, kv_loss)))
-            raise MissedBudgetError("loss", nearest | {"loss": math.expm1(SAFE * trial.upper_delta_nll)})
+            raise MissedBudgetError("loss", nearest | {"loss": safe_loss(trial)})
         return candidate_of(
             quick.assignment, self.costs.checkpoint.config, self.method, kv, self.trials.settings.seed
         )
@@ -194,7 +205,7 @@ class Search:
         least = min((trial for _, trial in self.tried), key=lambda trial: trial.upper_delta_nll)
         broken = broken_limits(budget, least.load)
         if not self.trials.keeps_loss(least.upper_delta_nll) or not broken:
-            return MissedBudgetError("loss", {"loss": math.expm1(SAFE * least.upper_delta_nll)})
+            return MissedBudgetError("loss", {"loss": safe_loss(least)})
         assert least.load is not None
         measured: dict[LimitName, float] = {
             "latency": SAFE * least.load.seconds_per_token,
@@ -245,6 +256,16 @@ class Search:
         if (loss := found.get("loss")) is not None:
             nearest["loss"] = math.expm1(SAFE * self.gain * loss)
         return nearest
+
+
+def safe_loss(trial: Trial) -> float:
+    """A limit of loss that a candidate keeps on other text too, unless that is very different.
+
+    Mean and bound are as uncertain there as here: the bound may lie above this one by twice what this one
+    lies above the mean.
+    """
+    beyond = trial.upper_delta_nll - trial.mean_delta_nll
+    return math.expm1(max(SAFE * trial.upper_delta_nll, trial.upper_delta_nll + 2 * beyond))
 
 
 def spoken(name: LimitName, value: float) -> str:

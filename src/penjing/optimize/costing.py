@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from penjing.artifact.config import expected_tensors
 from penjing.measure.cost_table import CostTable
 from penjing.models import Checkpoint
-from penjing.optimize.choices import OFFERED, fixed_bytes, groups_of, groups_with_choices
+from penjing.optimize.choices import OFFERED, Group, fixed_bytes, groups_of, groups_with_choices
 from penjing.optimize.load import OUTPUT_TOKENS, PROMPT_TOKENS
 from penjing.optimize.predict import Predicted, predict, seconds_of
 from penjing.optimize.solver import Assignment, Limits
@@ -33,7 +33,7 @@ class Costs:
     table: CostTable | None
     offered: Sequence[WeightFormat] = OFFERED
 
-    def groups(self) -> tuple:
+    def groups(self) -> tuple[Group, ...]:
         """Every group with its choices, priced."""
         config, own = self.checkpoint.config, self.checkpoint.formats
         roles, members = expected_tensors(config), dict(groups_of(config))
@@ -54,7 +54,7 @@ class Costs:
             own=own,
         )
 
-    def limits(self, groups: tuple, kv: Kv, kv_loss: float) -> Limits:
+    def limits(self, groups: tuple[Group, ...], kv: Kv, kv_loss: float) -> Limits:
         """The budget, but for the limit of loss, which goes with what is measured."""
         config, budget = self.checkpoint.config, self.budget
         fixed = fixed_bytes(config, self.checkpoint.formats)

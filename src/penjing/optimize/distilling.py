@@ -31,6 +31,7 @@ from penjing.optimize.learning import (
     evaluation,
     forward_flops,
     learn,
+    muon,
     steps_of,
 )
 from penjing.optimize.progress import Progress, Say, silent
@@ -49,8 +50,7 @@ from penjing.optimize.texts import Texts, Wanted, gather_texts
 from penjing.spec import DistillStep
 from penjing.training.loop import Task
 
-RATE_BY_WIDTH = 0.25  # learning rate times hidden size: 0.001 at 256, 0.00006 at 4096
-TIMES_READ = 2  # every block
+RATE = 0.003  # of Muon (docs/compression.md)
 REHEARSED = 2  # batches, to learn how many fit into a time
 
 
@@ -71,7 +71,7 @@ def distill(
 ) -> Shaped:
     """Write the student after it learned from the teacher; both are checkpoints of one tokenizer.
 
-    step: None is 200 steps of the KL. data: texts to learn from; without, the built-in one and one that the
+    step: None is 200 steps. data: texts to learn from; without, the built-in one and one that the
     teacher writes. store: a directory where tokens drawn from the teacher are kept, written if it is not
     there; later students of the same text do without the teacher. state: a directory to save to and to go on
     from. The weights that stay are those of the least KL from the teacher on text held apart or, with a
@@ -98,7 +98,7 @@ def distill(
             return distillation_task(model, teaching, lessons, losses_of(step, seed))
 
         num_steps = steps_of(step, state, lambda: task_of(texts_of(REHEARSED * step.batch), reading))
-        texts = texts_of(max(step.batch, num_steps * step.batch // TIMES_READ))
+        texts = texts_of(max(step.batch, num_steps * step.batch))
         before, above = measured(pupil, texts.report), measured(master, texts.report)
         before = before.model_copy(update={"kl": float(np.mean(divergences(reading, model, texts.report)))})
         teaching: Teacher = reading
@@ -112,8 +112,8 @@ def distill(
             task = replace(task, evaluate=lambda: divergences(reading, model, texts.stop))
         else:
             task = replace(task, evaluate=evaluation(model, texts.stop))
-        rate = RATE_BY_WIDTH / pupil.config.hidden_size
-        run = Run(step, num_steps, length, rate, step.batch * flops, seed, state)
+        optimizer = muon(step.learning_rate or RATE, pupil.config.hidden_size)
+        run = Run(step, num_steps, length, optimizer, step.batch * flops, seed, state)
         learned = learn(task, run, say=say, progress=progress)
         written = publish(target, pupil.config, model.tensors(), pupil, force=force)
         whole = TorchModel(written.config, lambda name: tensor_of(written.read(name)), length)

@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from penjing.artifact.config import ModelConfig, expected_tensors
 from penjing.errors import CorruptCheckpointError
 from penjing.measure.cost import model_cost
+from penjing.measure.machine import multiplies_bf16
 from penjing.models.trainable import TrainableModel
 from penjing.optimize.progress import Progress, Say
 from penjing.spec.steps import Paced
 from penjing.training.loop import Task, TrainingConfig, train
 from penjing.training.objectives import sequence_losses
-from penjing.training.optimizers import AdamW
+from penjing.training.optimizers import AdamW, Muon, OptimizerConfig
 from penjing.training.reports import Effort, StepReport
 from penjing.training.schedules import Schedule
 from penjing.training.state import write_text
@@ -30,6 +31,7 @@ Batch = TypeVar("Batch")
 
 STEPS = 200  # where nobody says how long
 EVALUATIONS = 10  # of a run
+ADAMW_RATE = 0.25  # times the width: 0.001 at 256, 0.00006 at 4096
 WARMUP = 0.05  # part of the steps
 EVALUATED_AT_ONCE = 4  # blocks
 BYTES_A_WEIGHT = 20  # a float, its gradient, two moments, and the best weights so far
@@ -43,14 +45,14 @@ STEPS_FILE = "steps"  # in the directory of a state: what minutes came to
 class Run:
     """What a run of `num_steps` steps is besides its task.
 
-    rate: of learning, where none is asked for. flops_per_step: of a step's matrices, forward and backward.
+    optimizer: with its rates. flops_per_step: of a step's matrices, forward and backward.
     state: a directory to save to and to go on from.
     """
 
     pace: Paced
     num_steps: int
     length: int
-    rate: float
+    optimizer: OptimizerConfig
     flops_per_step: float
     seed: int
     state: Path | None
@@ -99,14 +101,23 @@ def steps_within(task: Task[Batch], seconds: float) -> int:
     taken = 0.0
     for number in range(2):
         began = time.monotonic()
-        task.objective(task.batch(number)).backward()  # type: ignore[no-untyped-call]
+        with torch.autocast("cpu", torch.bfloat16, enabled=multiplies_bf16()):
+            loss = task.objective(task.batch(number))
+        loss.backward()  # type: ignore[no-untyped-call]
         task.model.zero_grad(set_to_none=True)
         taken = time.monotonic() - began
     return max(1, int(seconds / taken))
 
 
+def muon(rate: float, width: int) -> Muon:
+    """Muon for the matrices of the blocks, at a rate that fits every width; AdamW for the rest."""
+    return Muon(learning_rate=rate, adamw=AdamW(learning_rate=ADAMW_RATE / width))
+
+
 def learn(task: Task[Batch], run: Run, *, say: Say, progress: Progress) -> Learned:
-    """Train `task.model`, in place, by AdamW on a cosine; of the evaluations the best one's weights stay.
+    """Train `task.model`, in place, on a cosine; of the evaluations the best one's weights stay.
+
+    Matrices are multiplied in bfloat16 where the processor has such products.
 
     Raises DivergedError, and what `train` raises.
     """
@@ -115,8 +126,9 @@ def learn(task: Task[Batch], run: Run, *, say: Say, progress: Progress) -> Learn
     effort = Effort(run.flops_per_step, float_operations_per_second())
     config = TrainingConfig(
         num_steps=steps,
-        optimizer=AdamW(learning_rate=run.pace.learning_rate or run.rate),
+        optimizer=run.optimizer,
         schedule=Schedule("cosine", warmup_steps=max(1, round(WARMUP * steps))),
+        bf16=multiplies_bf16(),
         seed=run.seed,
         evaluate_every=every,
         early_stopping=EarlyStopping(patience=steps, standard_errors=0.0),

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from penjing.artifact import Artifact, ModelConfig, expected_tensors
@@ -52,17 +51,6 @@ class Predicted(Spec):
         return self.prompt_tokens / self.prefill_seconds
 
 
-@dataclass(frozen=True)
-class Served:
-    """What is to be served. own: as in `stored_formats`. kv: None for what the configuration says."""
-
-    config: ModelConfig
-    formats: Mapping[str, WeightFormat]
-    kv: KvFormats | None = None
-    own: Mapping[str, FloatFormat] | None = None
-    tier: Tier = "best"
-
-
 def cost_table(threads: int | None = None, isa: str | None = None) -> CostTable:
     """This machine's table in the user's cache."""
     return CostTable.open(cache_directory() / "costs", threads, isa)
@@ -89,30 +77,47 @@ def predict(
     """
     stored = stored_formats(config, formats, own, tier)
     timer = StepTimer(config, stored, kv, table, read_bytes_per_second)
-    host = host_times(table)
-    sampled = config.vocab_size * host.logit_seconds
-    parts = timer.parts(Load(streams, 1, context))
-    around = host.step_seconds + table.rows.wake_seconds
-    parts["host"] = around + (streams - 1) * host.stream_seconds + sampled * streams
-    prefill = sampled + around + prompt * host.prompt_seconds
-    for first in range(0, prompt, STEP_TOKENS):
-        prefill += timer.seconds(Load(1, min(STEP_TOKENS, prompt - first), first))
+    parts = decode_parts(timer, Load(streams, 1, context))
     decode = sum(parts.values())
     tensor_bytes = bytes_of_tensors(config, stored)
+    working = working_bytes(config, kv, max(context, prompt), min(prompt, STEP_TOKENS), streams)
     return Predicted(
         threads=table.key.threads,
         context_tokens=context,
         prompt_tokens=prompt,
         streams=streams,
-        prefill_seconds=prefill,
+        prefill_seconds=prefill_seconds(timer, prompt),
         decode_seconds_per_token=decode,
         tokens_per_second=streams / decode,
-        peak_memory_bytes=host.process_bytes
-        + tensor_bytes
-        + working_bytes(config, kv, max(context, prompt), min(prompt, STEP_TOKENS), streams),
+        peak_memory_bytes=host_times(table).process_bytes + tensor_bytes + working,
         tensor_bytes=tensor_bytes,
         decode_parts=parts,
     )
+
+
+def decode_parts(timer: StepTimer, load: Load) -> dict[str, float]:
+    """Seconds of a step of the engine, its own work (`host`) included."""
+    host = host_times(timer.table)
+    parts = timer.parts(load)
+    each = host.stream_seconds * (load.sequences - 1)
+    each += host.logit_seconds * timer.config.vocab_size * load.sequences
+    parts["host"] = host.step_seconds + each + waking_seconds(timer, load)
+    return parts
+
+
+def prefill_seconds(timer: StepTimer, prompt: int) -> float:
+    """From a prompt's submission to its first token."""
+    host = host_times(timer.table)
+    loads = [Load(1, min(STEP_TOKENS, prompt - first), first) for first in range(0, prompt, STEP_TOKENS)]
+    total = host.prompt_seconds * prompt + host.logit_seconds * timer.config.vocab_size
+    return total + sum(
+        timer.seconds(load) + host.step_seconds + waking_seconds(timer, load) for load in loads
+    )
+
+
+def waking_seconds(timer: StepTimer, load: Load) -> float:
+    """Of threads that sleep while the engine works between steps."""
+    return timer.table.rows.wake_seconds if timer.meets(load) else 0.0
 
 
 def predict_artifact(
@@ -166,14 +171,20 @@ def seconds_of(
     *,
     rows: int = 1,
     own: FloatFormat = "bf16",
+    step_bytes: int | None = None,
     read_bytes_per_second: float | None = None,
 ) -> float:
-    """Seconds of the products of fused matrices ([outputs, inputs] each, the same inputs) with so many rows,
-    weights from memory: what a choice among formats costs a step. Divided by the streams, a token's."""
+    """Seconds of the products of fused matrices ([outputs, inputs] each, the same inputs) with so many rows:
+    what a choice among formats costs a step.
+
+    step_bytes: what a step of the whole model reads, which decides whether weights stay in the caches; None
+    for so much that all come from memory.
+    """
     stored = Stored(own, 0) if format.name == "keep" else Stored(*stored_name(format))
     found = product(sum(shape[0] for shape in shapes), shapes[0][1], rows, table.key.threads)
     times = table.product(stored)
-    each = times.seconds_per_weight(rows, table.key.threads, 1.0, read_bytes_per_second)
+    coldness = 1.0 if step_bytes is None else table.memory.coldness_of(step_bytes)
+    each = times.seconds_per_weight(rows, table.key.threads, coldness, read_bytes_per_second)
     return each * found.busy(rows, table.key.threads)
 
 

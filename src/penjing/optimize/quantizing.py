@@ -31,7 +31,7 @@ LARGEST_TUNED = 50_000_000  # weights: beyond, tuning takes hours
 
 
 def quantize(
-    model: str | Path,
+    model: str | Path | Checkpoint,
     out: str | Path,
     recipe: Recipe,
     data: Sequence[Path] = (),
@@ -51,7 +51,7 @@ def quantize(
     the artifact says what was done. Raises SpecError for options that a
     method without data cannot have, and what `quantize_checkpoint` and `quantize_calibrated` raise.
     """
-    checkpoint = Checkpoint.open(model)
+    checkpoint = model if isinstance(model, Checkpoint) else Checkpoint.open(model)
     step = last_step(recipe, origin)
     calibration = step.calibration
     if calibration is None:

@@ -9,7 +9,6 @@ from penjing.optimize.predict import Predicted
 
 LARGE_PARAMETERS = 300_000_000  # from which on 4 bits usually cost little
 WORTH_FASTER = 1.25  # times as fast: less is not worth a risk
-SAFE = ("int8", "layered, best")
 LADDER = ("int4", "table3", "table2", "pruned + int4")  # ever smaller, ever riskier
 
 
@@ -53,8 +52,8 @@ def choose(options: Sequence[Weighed], parameters: int, *, is_artifact: bool) ->
         if parameters >= LARGE_PARAMETERS and gain >= WORTH_FASTER and small.fits:
             return small.name, (
                 beside(small, first),
-                f"It writes {gain:.1f} times as fast as int8, and models of this size usually bear 4 bits.",
-                "If its loss turns out too large, `layered` keeps the same 4 bits and the way back to 8.",
+                f"That is {gain:.1f} times the speed of int8, and models of this size usually bear 4 bits.",
+                "Should its loss be too large, `layered` holds the same 4 bits and the way back to 8.",
             )
         return safe.name, (beside(safe, first), "Its loss is hardly measurable.", against_small(gain))
     for name in LADDER:
@@ -90,12 +89,12 @@ def gains_still_there(by_name: dict[str, Weighed], first: Weighed) -> tuple[str,
 def beside(chosen: Weighed, first: Weighed) -> str:
     """One sentence of what is gained."""
     faster = speed(chosen) / speed(first)
-    size = f"{chosen.size_ratio:.0%} of the size"
+    size = f"{chosen.size_ratio:.0%} of its size"
     if not first.fits:
-        return f"The original does not fit this machine; this is {size} and does."
+        return f"The original does not fit this machine; this takes {size}, and fits."
     if faster < 1.05:
-        return f"It is {size} of the original, and as fast."
-    return f"It is {size} of the original and writes {faster:.1f} times as fast."
+        return f"Beside the original it takes {size}, at the same speed."
+    return f"Beside the original it takes {size} and writes {faster:.1f} times as fast."
 
 
 def speed(option: Weighed) -> float:

@@ -23,6 +23,7 @@ from penjing.optimize.learning import (
     evaluation,
     forward_flops,
     learn,
+    muon,
     steps_of,
 )
 from penjing.optimize.progress import Progress, Say, silent
@@ -42,10 +43,11 @@ from penjing.optimize.texts import Texts, Wanted, gather_texts
 from penjing.spec import TrainStep
 from penjing.training.loop import Task
 from penjing.training.objectives import next_token_objective
+from penjing.training.optimizers import AdamW, OptimizerConfig
 from penjing.transfer.adapters import AdapterConfig, adapt
 
-# Learning rate times hidden size: of a trained model, of adapters, and of a model that knows nothing.
-TUNING_RATE, ADAPTER_RATE, SCRATCH_RATE = 0.1, 1.0, 0.5
+TUNING_RATE, SCRATCH_RATE = 0.001, 0.01  # of Muon, for a trained model and for one that knows nothing
+ADAPTER_RATE = 1.0  # of AdamW, times the width
 REHEARSED = 2  # batches, to learn how many fit into a time
 FROZEN_BYTES_A_WEIGHT = 12  # a float, the same with its change, and the copy that was best
 
@@ -74,7 +76,7 @@ def train(
     check_memory("training", count_parameters(checkpoint.config), each)
     length = length_of(step.sequence_tokens, checkpoint)
     with TemporaryDirectory() as scratch, torch_threads(threads):
-        trainable, rate = beginning(checkpoint, length, step, seed)
+        trainable, optimizer = beginning(checkpoint, length, step, seed)
 
         def texts_of(blocks: int) -> Texts:
             place = Path(mkdtemp(dir=scratch))
@@ -95,8 +97,7 @@ def train(
         if step.from_scratch:
             before = random_side(before, trainable, texts.report)
         flops = step.batch * FORWARD_AND_BACKWARD * forward_flops(checkpoint.config, length)
-        rate /= checkpoint.config.hidden_size
-        run = Run(step, num_steps, length, rate, flops, seed, state)
+        run = Run(step, num_steps, length, optimizer, flops, seed, state)
         learned = learn(task_of(texts), run, say=say, progress=progress)
         written = publish(target, checkpoint.config, trainable.tensors(), checkpoint, force=force)
         shaped = result(target, before, measured(written, texts.report), texts)
@@ -105,15 +106,16 @@ def train(
 
 def beginning(
     checkpoint: Checkpoint, length: int, step: TrainStep, seed: int
-) -> tuple[TrainableModel, float]:
-    """What is trained, and its learning rate times the hidden size."""
+) -> tuple[TrainableModel, OptimizerConfig]:
+    """What is trained, and by what."""
+    width, asked = checkpoint.config.hidden_size, step.learning_rate
     if step.from_scratch:
-        return random_model(checkpoint.config, length, seed), SCRATCH_RATE
+        return random_model(checkpoint.config, length, seed), muon(asked or SCRATCH_RATE, width)
     if step.lora_rank is None:
-        return TrainableModel.of(checkpoint, length), TUNING_RATE
+        return TrainableModel.of(checkpoint, length), muon(asked or TUNING_RATE, width)
     matrices, rank = matrices_of(checkpoint.config), step.lora_rank
     adapters = AdapterConfig(matrices=matrices, rank=rank, alpha=2.0 * rank, seed=seed)
-    return adapt(checkpoint, length, adapters), ADAPTER_RATE
+    return adapt(checkpoint, length, adapters), AdamW(learning_rate=asked or ADAPTER_RATE / width)
 
 
 def matrices_of(config: ModelConfig) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from penjing.artifact import ModelConfig
-from penjing.spec import Tier, WeightFormatName
+from penjing.spec import WeightFormatName
 
 PRUNED_PART = 0.25
 PRUNED_MULTIPLE = 32
@@ -21,7 +21,6 @@ class Known:
     name: str
     what: str
     format: WeightFormatName
-    tier: Tier
     risk: Risk
     perplexity_rise: float
     options: str
@@ -41,33 +40,20 @@ class Known:
 
 
 KNOWN = (
-    Known("int8", "8-bit weights, made in seconds", "int8", "best", "tiny", 0.0005, "--format int8"),
+    Known("int8", "8-bit weights, made in seconds", "int8", "tiny", 0.0005, "--format int8"),
     Known(
-        "layered, best",
-        "4 bits + 4 bits: two models in one file, here the exact one",
         "layered",
-        "best",
+        "8 bits, and int4 as its fast tier in the same file",
+        "layered",
         "tiny",
         0.0011,
         "--format layered --method auto",
     ),
-    Known(
-        "layered, fast",
-        "the same file, read at 4 bits",
-        "layered",
-        "fast",
-        "small",
-        0.0084,
-        "--format layered --method auto",
-    ),
-    Known(
-        "int4", "4-bit weights, calibrated", "int4", "best", "small", 0.0084, "--format int4 --method auto"
-    ),
+    Known("int4", "4-bit weights, calibrated", "int4", "small", 0.0084, "--format int4 --method auto"),
     Known(
         "table3",
         "3-bit weights with learned levels",
         "table3",
-        "best",
         "noticeable",
         0.0235,
         "--format table3 --method auto",
@@ -76,7 +62,6 @@ KNOWN = (
         "table2",
         "2-bit weights with learned levels",
         "table2",
-        "best",
         "heavy",
         0.119,
         "--format table2 --method auto",
@@ -85,7 +70,6 @@ KNOWN = (
         "pruned + int4",
         "a quarter of heads and channels out, retrained, 4 bits",
         "int4",
-        "best",
         "training",
         0.284,
         "--format int4 --method auto",

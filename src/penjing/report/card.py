@@ -28,7 +28,7 @@ def parts(record: SearchRecord, say: Words) -> Iterator[str]:
     """The card's parts in order; one about which nothing is known is empty."""
     template, values, _ = claim(record, say)
     yield f"# {plain(title_of(record, say))}"
-    yield f"**{say(f'seal.{record.outcome}.long')}.** " + plain(template.format_map(values))
+    yield f"**{say(f'seal.{record.outcome}.long')}**{say('stop')}" + plain(template.format_map(values))
     yield plain(explanation(record, say))
     yield f"> {say('caution')}" if is_unfamiliar(record) else ""
     yield table(limits_head(record, say), limit_rows(record, say))
@@ -41,7 +41,7 @@ def parts(record: SearchRecord, say: Words) -> Iterator[str]:
     yield titled(say("samples"), samples)
     if record.commands is not None:
         yield titled(say("use"), fenced(f"{record.commands.serve}\n{record.commands.verify}"))
-    rows = [f"- {name}: {plain(value)}" for name, value in small_print(record, say)]
+    rows = [f"- {name}{say('colon')}{plain(value)}" for name, value in small_print(record, say)]
     yield titled(say("measured"), "\n".join(rows))
 
 
@@ -67,7 +67,7 @@ def layers(record: SearchRecord, say: Words) -> str:
 def sample(one: Sample, say: Words) -> str:
     """A prompt and both completions."""
     pairs = (("samples.prompt", one.prompt), ("before", one.before), ("after", one.after))
-    return "\n\n".join(f"{say(name)}:\n\n{fenced(text)}" for name, text in pairs)
+    return "\n\n".join(f"{say(name)}{say('colon').rstrip()}\n\n{fenced(text)}" for name, text in pairs)
 
 
 def titled(title: str, body: str) -> str:

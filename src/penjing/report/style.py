@@ -95,7 +95,6 @@ svg .mean-name { fill: var(--ink); }
 svg .upper { stroke: var(--seal); stroke-width: 1.6; fill: none; stroke-dasharray: 4 3; }
 svg .upper-name { fill: var(--seal); font-weight: 600; }
 svg .cell { fill: var(--cell); }
-svg .in-cell { font-size: .92em; }
 svg .dot { fill: var(--seal); stroke: var(--paper); stroke-width: 1; }
 svg .interval { stroke: var(--seal); stroke-width: 2.2; fill: none; }
 svg .s0 { fill: var(--s0); } svg .s1 { fill: var(--s1); } svg .s2 { fill: var(--s2); }

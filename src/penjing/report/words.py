@@ -35,6 +35,8 @@ def known(say: Words, prefix: str, name: str) -> str:
 
 
 PHRASES: dict[str, Phrase] = {
+    "colon": Phrase(": ", "："),
+    "stop": Phrase(". ", "。"),
     "kicker": Phrase("Penjing report", "盆景报告"),
     "title": Phrase("{model}, made smaller", "{model}：瘦身之后"),
     "title.infeasible": Phrase("{model}: a budget out of reach", "{model}：预算无法达到"),
@@ -90,6 +92,7 @@ PHRASES: dict[str, Phrase] = {
         "请在实际要服务的那类文本上测量。",
     ),
     "limit": Phrase("Limit", "限制"),
+    "limit.streams": Phrase("{name}, {streams} streams", "{name}，{streams} 路"),
     "limit.asked": Phrase("asked", "要求"),
     "limit.found": Phrase("found", "实测"),
     "limit.nearest": Phrase("nearest", "最近可行"),
@@ -306,6 +309,11 @@ PHRASES: dict[str, Phrase] = {
     "measured.choice": Phrase("Text to choose by", "挑选用的文本"),
     "measured.machine": Phrase("Machine", "机器"),
     "measured.machine.value": Phrase("{cpu}, {isa}, {threads} threads", "{cpu}，{isa}，{threads} 线程"),
+    "measured.load": Phrase("Load", "负载"),
+    "measured.load.value": Phrase(
+        "{streams} at once, {prompt} tokens of prompt and {output} of answer; 95% of tokens within {p95}",
+        "{streams} 路同时，提示 {prompt} 个词元，回答 {output} 个词元；95% 的词元在 {p95} 以内",
+    ),
     "measured.versions": Phrase("Versions", "版本"),
     "measured.seed": Phrase("Seed", "种子"),
     "measured.issued": Phrase("Certified", "证书日期"),

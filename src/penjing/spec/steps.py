@@ -104,8 +104,8 @@ class Paced(Spec):
     """How long and how fast a model learns.
 
     steps or minutes, not both; neither is 200 steps. minutes: as many steps as fit, by the time that the
-    first ones take. learning_rate: of AdamW at its highest, None for one that goes with the width. A step
-    takes `batch` sequences of `sequence_tokens`.
+    first ones take. learning_rate: at its highest; of Muon or, for adapters, of AdamW; None for one that is
+    known to work. A step takes `batch` sequences of `sequence_tokens`.
     """
 
     steps: int | None = Field(default=None, gt=0)
@@ -136,7 +136,7 @@ class DistillStep(Paced):
     temperature: float = Field(default=1.0, gt=0)
     beta: float = Field(default=0.5, gt=0, lt=1)
     soft_weight: float = Field(default=1.0, ge=0)
-    hard_weight: float = Field(default=0.0, ge=0)
+    hard_weight: float = Field(default=0.5, ge=0)
     feature_weight: float = Field(default=0.0, ge=0)
     relation_weight: float = Field(default=0.0, ge=0)
     on_policy: float = Field(default=0.0, ge=0, le=1)
