@@ -158,7 +158,7 @@ def row(name: str, spread: float, simulations: int) -> str:
 if __name__ == "__main__":
     wanted = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
     print("| documents | spread | size asked | bootstrap: false | power | one look: false | power |", end="")
-    print(" sequential: false | falsely refuted | power | used at 0 | at half | at twice |")
+    print(" four looks: false | falsely refuted | power | used at 0 | at half | at twice |")
     print("|---|" + "---:|" * 12)
     for source in sys.argv[2:] or SOURCES:
         for spread_of_documents in (0.8, 1.6):

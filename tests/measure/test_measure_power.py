@@ -31,7 +31,7 @@ def test_half_the_margin_takes_four_times_the_text() -> None:
     wide, narrow = plan_claim(pilot(noise), 0.5), plan_claim(pilot(noise), 0.25)
     assert wide.because == narrow.because == "spread"
     assert narrow.units == pytest.approx(4 * wide.units, rel=0.02)
-    assert wide.units == pytest.approx(6.18 * (SPREAD_ALLOWANCE / 0.25) ** 2, rel=0.03)
+    assert wide.units == pytest.approx((1.751 + 0.842) ** 2 * (SPREAD_ALLOWANCE / 0.25) ** 2, rel=0.03)
     assert wide.assumed_loss == 0.25
     assert wide.tokens == 20 * wide.units
 

@@ -3,9 +3,10 @@
 The units are documents (or blocks) in random order; R = sum(S) / sum(n) is the mean over tokens. The claim is
 looked at after a quarter, a half, all and twice the units of a claim of fixed size (`power.plan_claim`). Each
 look has an equal share of four fifths of the allowed error (the rest is for tails that no sample shows), so
-that by the union bound all bounds hold together with the stated confidence, whatever the looks have to do with
-each other: a claim may stop at any of them, for any reason. (Between the looks nothing is said. Bounds that hold at every unit, by a mixture of t statistics or by
-betting, either fail on skewed losses or need losses that are bounded: docs/log.md.)
+that by the union bound all bounds hold together with the stated confidence, whatever the looks have to do
+with each other: a claim may stop at any of them, for any reason. (Between the looks nothing is said. Bounds
+that hold at every unit, by a mixture of t statistics or by betting, either fail on skewed losses or need
+losses that are bounded: docs/log.md.)
 
 A look's bound is the mean and so many jackknife standard errors as Student's t asks for, or Hall's transform
 of t, which allows for skewness (Hall, JRSS B 54, 1992, 221-228), whichever is more. Assumed is that units are
