@@ -122,5 +122,5 @@ def cold_seconds(probe: Probe, each: float, warm: Sequence[float]) -> tuple[list
 
 
 def ascending(seconds: Sequence[float]) -> tuple[float, ...]:
-    """A product with more rows never takes less: what a disturbed step took too long gives way to the next."""
+    """A product with more rows never takes less: what a disturbed step took too long gives way."""
     return tuple(np.minimum.accumulate(np.array(seconds)[::-1])[::-1].tolist())

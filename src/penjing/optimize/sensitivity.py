@@ -39,10 +39,10 @@ def sensitivity(
     """Predicted KL, nats a token, of every group in every format, in the order of execution.
 
     tokens: int64 [sequences, length]. Formats round as the method `search` does; `keep` costs nothing, and
-    one that cannot hold the weights of a group is left out. What is found is kept in `directory` group by group, under a hash of checkpoint, tokens, formats and version: a
-    run that was killed goes on where it stopped, and a second one reads. Scratch files in `directory` hold
-    the blocks' inputs meanwhile. Raises DataError for tokens that are not of the model, CheckpointError,
-    FormatError, OutputError.
+    one that cannot hold the weights of a group is left out. What is found is kept in `directory` group by
+    group, under a hash of checkpoint, tokens, formats and version: a run that was killed goes on where it
+    stopped, and a second one reads. Scratch files in `directory` hold the blocks' inputs meanwhile. Raises
+    DataError for tokens that are not of the model, CheckpointError, OutputError.
     """
     check_tokens(checkpoint, tokens)
     groups = dict(groups_of(checkpoint.config))
