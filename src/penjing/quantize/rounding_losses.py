@@ -7,7 +7,8 @@ If rounding changes the outputs y_t of a matrix by d_t at position t, KL to the 
 labels being drawn from the model itself (Fisher information; the sum is over a sequence, as labels at all its
 positions depend on y_t). d_t = (Q - W) x_t holds the real rounding error, so that formats are told apart by
 what they do, and not by their bits. One pass forward, one back, and a product for each format: the model is
-read twice, a block at a time.
+read twice, a block at a time. What a gradient cannot see is left out: tokens that rounding sends to other
+experts cost more than is predicted.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from penjing.artifact import ModelConfig
+from penjing.errors import FormatError
 from penjing.formats import decode, encode
 from penjing.models.block import Weights
 from penjing.models.torch_model import TorchModel, tensor_of
@@ -247,5 +249,9 @@ class RoundingLosses:
 
 
 def rounding_error(weight: NDArray[Any], format: WeightFormat, name: str) -> Tensor:
-    """Q - W, float32 [N, K], of a format by the method `search`."""
-    return torch.from_numpy(decode(encode(weight, format, "search", name)) - weight.astype(np.float32))
+    """Q - W, float32 [N, K], of a format by the method `search`; NaN of one that cannot hold the weights."""
+    try:
+        rounded = decode(encode(weight, format, "search", name))
+    except FormatError:
+        return torch.full(weight.shape, torch.nan)
+    return torch.from_numpy(rounded - weight.astype(np.float32))
