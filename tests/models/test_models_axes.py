@@ -11,7 +11,7 @@ from checkpoints import GEMMA3, LLAMA, PHI3, QWEN2, QWEN3_MOE, write_checkpoint
 
 from penjing.artifact.config import block_tensors
 from penjing.models import Checkpoint
-from penjing.models.axes import axes_of, scaled_norm, select
+from penjing.models.axes import axes_of, divided_norm, scaled_norm, select
 from penjing.models.importance import Magnitudes, column_norms, noting, turn
 from penjing.models.torch_model import TorchModel, tensor_of
 
@@ -42,8 +42,9 @@ def test_selected_by_axis() -> None:
 
 def test_norms_scaled_and_divided_round_once() -> None:
     weight, scales = torch.randn(100), torch.rand(100) + 0.5
-    assert torch.equal(scaled_norm(weight, 1.0, by=scales), (weight + 1.0) / scales - 1.0)
-    assert torch.equal(scaled_norm(weight, 0.0, times=scales), weight * scales)
+    assert torch.equal(divided_norm(weight, 1.0, scales), (weight + 1.0) / scales - 1.0)
+    assert torch.equal(scaled_norm(weight, 1.0, 1.0), weight)
+    assert torch.allclose(scaled_norm(weight, 1.0, scales) + 1.0, (weight + 1.0) * scales, atol=1e-6)
 
 
 def test_what_matrices_read_is_noted(tmp_path: Path) -> None:

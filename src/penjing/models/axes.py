@@ -53,11 +53,14 @@ def select(tensor: Tensor, name: str, chosen: Mapping[str, Tensor]) -> Tensor:
     return tensor
 
 
-def scaled_norm(
-    weight: Tensor, offset: float, *, times: Tensor | float = 1.0, by: Tensor | float = 1.0
-) -> Tensor:
-    """A norm's stored weight such that its outputs are `times` / `by` what they were.
+def scaled_norm(weight: Tensor, offset: float, gain: Tensor | float) -> Tensor:
+    """A norm's stored weight such that its outputs are `gain` times what they were; itself for a gain of 1.
 
-    offset: what the family adds to the weight. (Two factors: a reciprocal would round once more.)
+    offset: what the family adds to the weight.
     """
-    return (weight + offset) * times / by - offset
+    return weight * gain + offset * (gain - 1.0)
+
+
+def divided_norm(weight: Tensor, offset: float, scales: Tensor) -> Tensor:
+    """A norm's stored weight after its outputs are divided by channel scales (a gain would round twice)."""
+    return (weight + offset) / scales - offset

@@ -28,7 +28,7 @@ from penjing.formats.encoding import rows_of
 from penjing.formats.packing import pack
 from penjing.measure.machine import usable_cores
 from penjing.models import Checkpoint
-from penjing.models.axes import scaled_norm
+from penjing.models.axes import divided_norm
 from penjing.models.block import Weights, linear
 from penjing.models.torch_model import TorchModel, tensor_of
 from penjing.optimize.roundtrip import kernel_rows, rows_equal
@@ -129,7 +129,7 @@ def meant_vector(
     vector = model.read(f"blocks.{index}.{name}")
     if name not in result.channel_scales:
         return vector
-    return scaled_norm(vector, model.config.norm_offset, by=torch.from_numpy(result.channel_scales[name]))
+    return divided_norm(vector, model.config.norm_offset, torch.from_numpy(result.channel_scales[name]))
 
 
 def meant_weights(

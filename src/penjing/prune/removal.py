@@ -47,7 +47,7 @@ def remove(
             if source in norm_energies:
                 energies = norm_energies[source]
                 gain = (energies[hidden].mean() / energies.mean()).sqrt()
-                result[name] = scaled_norm(result[name], config.norm_offset, times=gain)
+                result[name] = scaled_norm(result[name], config.norm_offset, gain)
     return follow_embedding_scale(config, smaller, result)
 
 
@@ -73,7 +73,7 @@ def follow_embedding_scale(
     for name, tensor in tensors.items():
         if name.endswith((".post_attention_norm", ".post_feed_forward_norm")):
             gain = scale / config.embedding_scale
-            tensors[name] = scaled_norm(tensor, config.norm_offset, times=gain)
+            tensors[name] = scaled_norm(tensor, config.norm_offset, gain)
     return smaller.model_copy(update={"embedding_scale": scale}), tensors
 
 

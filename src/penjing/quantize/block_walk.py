@@ -14,7 +14,7 @@ from torch import Tensor
 
 from penjing.artifact import block_tensors
 from penjing.formats.codes import Codes, dequantize
-from penjing.models.axes import scaled_norm
+from penjing.models.axes import divided_norm
 from penjing.models.torch_model import TorchModel
 from penjing.quantize.gathering import Gathering
 from penjing.quantize.methods import Method, StageStatistics
@@ -177,7 +177,7 @@ class BlockWalk:
         """Divide what a norm makes by channel scales, on the quantized track."""
         self.channel_scales[norm] = scales
         weight, offset = self.quantized.weights[norm], self.model.config.norm_offset
-        self.quantized.weights[norm] = scaled_norm(weight, offset, by=scales)
+        self.quantized.weights[norm] = divided_norm(weight, offset, scales)
         return statistics.rescaled(scales)
 
     def put(self, name: str, codes: Codes) -> None:
@@ -239,7 +239,7 @@ def advance_block(walk: BlockWalk, codes: Mapping[str, Codes], channel_scales: M
     walk.load()
     for norm, scales in channel_scales.items():
         weight = walk.quantized.weights[norm]
-        walk.quantized.weights[norm] = scaled_norm(weight, walk.model.config.norm_offset, by=scales)
+        walk.quantized.weights[norm] = divided_norm(weight, walk.model.config.norm_offset, scales)
     for name, matrix in codes.items():
         walk.put(name, matrix)
     for track in walk.tracks:

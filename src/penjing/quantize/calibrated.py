@@ -24,7 +24,7 @@ from penjing.artifact import Artifact, ArtifactWriter, Provenance, block_tensors
 from penjing.errors import DataError, NonFiniteWeightError
 from penjing.formats import pack, tiny_notice
 from penjing.models import Checkpoint
-from penjing.models.axes import scaled_norm
+from penjing.models.axes import divided_norm
 from penjing.models.torch_model import TorchModel, tensor_of
 from penjing.quantize.assignment import assign_formats
 from penjing.quantize.block_walk import BlockWalk, advance_block
@@ -291,7 +291,7 @@ def write_artifact(walk: CalibratedWalk, out: Path, provenance: Provenance, *, f
                     vector = walk.read(name).float()
                     if index is not None and finished is not None and inner in finished.channel_scales:
                         scales = torch.from_numpy(finished.channel_scales[inner])
-                        vector = scaled_norm(vector, config.norm_offset, by=scales)
+                        vector = divided_norm(vector, config.norm_offset, scales)
                     best = vector.numpy()
                     tuned = best if index is None or finished is None else finished.vectors.get(inner, best)
                     writer.add_vector(name, tuned, best if len(walk.tiers) == 2 else None)

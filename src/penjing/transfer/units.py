@@ -68,7 +68,7 @@ def copied_model(
         copied |= copied_block(target, index, tensors, units, chosen)
     norm = gather("final_norm", tensors["final_norm"], units)
     if target.tied_head:
-        norm = scaled_norm(norm, target.norm_offset, times=hidden.share / rescale)
+        norm = scaled_norm(norm, target.norm_offset, hidden.share / rescale)
     copied["final_norm"] = norm
     if not target.tied_head:
         copied["head"] = read_through("head", tensors["head"], units)
