@@ -6,8 +6,9 @@
 What the table of costs lacks is measured first. Each round takes every artifact in turn: memory is probed,
 each number of streams decodes for a few steps (their median counts) and each prompt is read to its first
 token. A prediction takes the table, and the speed of memory from the probes beside the measurement. What is
-compared is the median over rounds of both. It waits while other work takes the processors, and measures again
-what that disturbed; --seconds ends it all. PENJING_CACHE in another directory begins with an empty table.
+compared is the median over rounds of both. It waits while other work takes the processors, and measures
+again what that disturbed; one thread (--threads 1) is timed by processor time at once. --seconds ends it all.
+PENJING_CACHE in another directory begins with an empty table.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import numpy as np
 from penjing.engine import Engine, Sampling
 from penjing.measure.cost_table import QUIET_SHARE, CostTable
 from penjing.measure.machine import Reading, processor_share
+from penjing.measure.stopwatch import Clock, clock_of
 from penjing.models.shapes import SHAPES, shape
 from penjing.optimize.bench import random_artifact
 from penjing.optimize.bench.random_artifact import BenchFormat
@@ -34,7 +36,7 @@ from penjing.optimize.predict import cost_table, predict_artifact
 from penjing.optimize.progress import silent
 
 STREAMS, PROMPTS = (1, 2, 4, 8, 16), (64, 128, 256, 512)
-CONTEXT, STEPS, ENOUGH_SECONDS, SLEEP_SECONDS = 32, 12, 0.03, 2.0
+CONTEXT, STEPS, ENOUGH_SECONDS, SLEEP_SECONDS = 32, 12, 0.03, 4.0
 FORMATS: dict[str, tuple[tuple[BenchFormat, int], ...]] = {
     "tiny": (("int8", 64), ("int4", 64), ("table3", 64)),
     "8 blocks of 512": (("int8", 64), ("int4", 64), ("table2", 64), ("int6", 64)),
@@ -92,7 +94,7 @@ def open_engine(path: Path, threads: int) -> Engine:
     return Engine(path, threads=threads, num_pages=pages, max_stretch=math.inf, prefix_cache=False)
 
 
-def decode_seconds(engine: Engine, streams: int, rng: np.random.Generator) -> float:
+def decode_seconds(engine: Engine, streams: int, rng: np.random.Generator, clock: Clock) -> float:
     """Between two tokens while so many streams decode: the median of the steps of some time."""
     seconds: list[float] = []
     while sum(seconds) < ENOUGH_SECONDS:
@@ -102,22 +104,22 @@ def decode_seconds(engine: Engine, streams: int, rng: np.random.Generator) -> fl
         while len({event.sequence_id for event in engine.step()}) < streams:
             pass
         while engine.has_work:
-            start = time.perf_counter()
+            start = clock()
             engine.step()
-            seconds.append(time.perf_counter() - start)
+            seconds.append(clock() - start)
     return median(seconds)
 
 
-def first_token_seconds(engine: Engine, prompt: int, rng: np.random.Generator) -> float:
+def first_token_seconds(engine: Engine, prompt: int, rng: np.random.Generator, clock: Clock) -> float:
     """From submission to the first token, the median of a few."""
     seconds: list[float] = []
     while sum(seconds) < ENOUGH_SECONDS:
         tokens = rng.integers(0, engine.config.vocab_size, prompt).tolist()
-        start = time.perf_counter()
+        start = clock()
         engine.submit(tokens, Sampling(max_tokens=1, ignore_eos=True))
         while engine.has_work:
             engine.step()
-        seconds.append(time.perf_counter() - start)
+        seconds.append(clock() - start)
     return median(seconds)
 
 
@@ -125,12 +127,13 @@ def round_of(
     engine: Engine, table: CostTable, reading: Reading, rng: np.random.Generator
 ) -> dict[str, tuple[float, float]]:
     """(predicted, measured) of every load, once."""
+    clock = clock_of(table.key.threads)
     measured, probes = {}, [reading.bytes_per_second() for _ in range(3)]
     for streams in STREAMS:
-        measured[f"{streams} streams"] = decode_seconds(engine, streams, rng)
+        measured[f"{streams} streams"] = decode_seconds(engine, streams, rng, clock)
         probes.append(reading.bytes_per_second())
     for prompt in PROMPTS:
-        measured[f"prompt of {prompt}"] = first_token_seconds(engine, prompt, rng)
+        measured[f"prompt of {prompt}"] = first_token_seconds(engine, prompt, rng, clock)
     speed = median(probes)
     found = {}
     for streams in STREAMS:
@@ -153,22 +156,22 @@ def compare(rounds: int, threads: int, limit_seconds: float) -> list[Compared]:
     table, rng, reading = cost_table(threads), np.random.default_rng(0), Reading(threads)
     engines = [(name, format, open_engine(path, threads)) for name, format, path in artifacts()]
     found: dict[tuple[str, str, str], list[tuple[float, float]]] = {}
-    first = [(key, 0) for key in range(len(engines))]
-    waiting = deque(first + [(key, count) for count in range(1, rounds + 1) for key, _ in first])
+    waiting = deque((index, number) for index in range(len(engines)) for number in (0, 1))
+    waiting.extend((index, number) for number in range(2, rounds + 1) for index in range(len(engines)))
     while waiting and time.perf_counter() - begin < limit_seconds:
         index, number = waiting[0]
         name, format, engine = engines[index]
-        if processor_share(threads) < QUIET_SHARE:
+        if threads > 1 and processor_share(threads) < QUIET_SHARE:
             time.sleep(SLEEP_SECONDS)
             continue
         if number == 0:  # what is done but once, and does not count
             table.forget_busy()
             predict_artifact(engine.artifact, table)
-            first_token_seconds(engine, max(PROMPTS), rng)
-            done = not table.busy
+            first_token_seconds(engine, max(PROMPTS), rng, clock_of(threads))
+            done = threads == 1 or not table.busy
         else:
             pairs = round_of(engine, table, reading, rng)
-            done = processor_share(threads) >= QUIET_SHARE
+            done = threads == 1 or processor_share(threads) >= QUIET_SHARE
             for load, pair in pairs.items() if done else ():
                 found.setdefault((name, format, load), []).append(pair)
         if done:

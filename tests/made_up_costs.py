@@ -11,7 +11,7 @@ from penjing.optimize.host_times import HostTimes
 from penjing.spec import Spec
 
 READ, RATE = 30e9, 350e9  # bytes a second, multiply-adds a second of all threads
-ROWS = (1, 4, 16, 64, 96, 512)
+ROWS = (1, 4, 16, 64)
 KEY = TableKey(cpu_model="paper", isa="avx512", threads=2, core="0" * 64)
 
 
@@ -19,12 +19,12 @@ def product_times(label: str) -> ProductTimes:
     """A product takes what arithmetic takes while warm, and what memory takes at least while cold."""
     name, _, groups = label.partition("/")
     each = part_sizes(name, 1024, 1024, int(groups.rstrip("+")), groups.endswith("+")).total / 1024**2
-    few = [rows / RATE for rows in ROWS if rows < 96]
-    many = [2 / RATE for rows in ROWS if rows >= 96]  # a row of one thread
+    warm = [rows / RATE for rows in ROWS]
     return ProductTimes(
         rows=ROWS,
-        warm=(*few, *many),
-        cold=(*(max(seconds, each / READ) for seconds in few), *many),
+        warm=tuple(warm),
+        cold=tuple(max(seconds, each / READ) for seconds in warm),
+        row_seconds=KEY.threads / RATE,
         bytes_per_weight=each,
         read_bytes_per_second=READ,
     )

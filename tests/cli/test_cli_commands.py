@@ -34,7 +34,7 @@ def tray(run: Run, checkpoint: Path, tmp_path: Path) -> Path:
 
 def test_help_names_every_command(run: Run) -> None:
     outcome = run("--help")
-    commands = "profile quantize optimize evaluate export verify serve chat generate bench demo "
+    commands = "profile quantize optimize evaluate export verify report serve chat generate bench demo "
     commands += "prune distill transfer train"
     assert all(command in outcome.out for command in commands.split())
 

@@ -9,7 +9,13 @@ import pytest
 
 from penjing import kernels
 from penjing.measure import machine as machine_module
-from penjing.measure.machine import probe_machine, usable_cores, usable_memory_bytes
+from penjing.measure.machine import (
+    Reading,
+    probe_machine,
+    processor_share,
+    usable_cores,
+    usable_memory_bytes,
+)
 
 
 def test_probe_is_plausible() -> None:
@@ -53,3 +59,9 @@ def test_affinity_limits_cores() -> None:
         assert usable_cores() == 1
     finally:
         os.sched_setaffinity(0, before)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_what_threads_get_and_read(threads: int) -> None:
+    assert 0 < processor_share(threads, seconds=0.002) <= 1
+    assert Reading(threads).bytes_per_second() > 1e6

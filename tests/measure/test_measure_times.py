@@ -12,14 +12,14 @@ def test_between_measured_rows() -> None:
     times = product_times("int4/64")
     low, high = (times.seconds_per_weight(rows, 2, 0.0) for rows in (4, 16))
     assert times.seconds_per_weight(10, 2, 0.0) == pytest.approx((low + high) / 2)
-    assert times.seconds_per_weight(512, 2) == times.cold[-1], "of many rows, seconds are a row's"
+    assert times.seconds_per_weight(512, 2) == times.row_seconds, "of many rows, seconds are a row's"
 
 
 def test_few_and_many_rows_never_mix() -> None:
     times = product_times("int8/64")
     assert times.seconds_per_weight(80, 2) == pytest.approx(80 / 64 * times.seconds_per_weight(64, 2))
     assert times.seconds_per_weight(95, 2) > times.seconds_per_weight(64, 2)
-    assert times.seconds_per_weight(96, 2) == times.cold[4]
+    assert times.seconds_per_weight(96, 2) == times.row_seconds
 
 
 def test_more_rows_and_colder_weights_never_take_less() -> None:

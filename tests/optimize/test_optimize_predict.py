@@ -97,6 +97,8 @@ def test_seconds_of_a_choice_are_those_of_its_step() -> None:
     int8, int4 = (seconds_of(shapes, WeightFormat(name=name), MadeUpTable()) for name in ("int8", "int4"))
     assert int8 == pytest.approx(2 * 5632 * 2048 * (1 + 2 / 64) / READ, rel=0.1)
     assert int4 < int8
+    cached = seconds_of(shapes, WeightFormat(name="int8"), MadeUpTable(), step_bytes=1 << 20)
+    assert cached < int8 / 5, "a model that fits the caches does not wait for memory"
     timer = StepTimer(
         LARGE,
         stored_formats(LARGE, assign_formats(LARGE, preset("int4").quantizing)),

@@ -126,9 +126,9 @@ def test_limits_are_kept_or_not() -> None:
     assert Limit(what="throughput", asked=60, found=61).is_kept
     assert not Limit(what="throughput", asked=60, found=59).is_kept
     assert Limit(what="size", asked=0.3).is_kept is None
-    size, loss = limits_of(Budget(max_size=0.5, max_loss=0.02), 0.4, 0.01)
-    assert (size.what, size.found, loss.what) == ("size", 0.4, "loss")
-    assert loss.found == pytest.approx(0.01005, abs=1e-5)
+    size, latency = limits_of(Budget(max_size=0.5, max_latency=0.1), None, {"size": 0.6})
+    assert (size.what, size.asked, size.found, size.nearest) == ("size", 0.5, None, 0.6)
+    assert (latency.what, latency.asked, latency.nearest) == ("latency", 0.1, None)
 
 
 def test_the_figures_are_those_of_the_evaluation(evaluation: Evaluation) -> None:

@@ -6,14 +6,14 @@ import math
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from records import kept, point, points
+from records import BITS, kept, point, points
 
 from penjing.optimize.record_parts import Histogram, Limit, Span
 from penjing.report import numbers
 from penjing.report.frontier import frontier_plot, undominated
-from penjing.report.maps import bits_map, even_share, sensitivity_map
+from penjing.report.maps import bits_map, even_share, scored_formats, sensitivity_map
 from penjing.report.plots import claim_plot, kl_plot, loss_plot, roofline_plot, time_plot
 from penjing.report.scales import Scale, spread
 from penjing.report.words import words
@@ -36,6 +36,7 @@ def test_marks_are_round(low: float, high: float, logarithmic: bool, expected: l
     assert [round(tick, 9) for tick in ticks] == expected
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=20))
 def test_every_value_has_a_place_between_the_ends(values: list[float]) -> None:
     low, high, logarithmic = spread(values)
@@ -127,6 +128,14 @@ def test_pictures_of_next_to_nothing() -> None:
     assert sensitivity_map([layer.model_copy(update={"scores": {"int4/64": 0.0}})], EN, 340)
     assert time_plot([Span(name="all", seconds=0.0)], EN, 340)
     assert loss_plot(Histogram(edges=(-1, 0, 1), counts=(0, 0)), [], EN, 340, "empty")
+
+
+def test_what_hurts_most_comes_first() -> None:
+    assert scored_formats(kept().layers) == list(BITS)
+    backwards = [
+        layer.model_copy(update={"scores": dict(reversed(layer.scores.items()))}) for layer in kept().layers
+    ]
+    assert scored_formats(backwards) == list(BITS)
 
 
 def test_strips_are_about_as_long() -> None:

@@ -91,9 +91,7 @@ def print_options(advice: Advice, console: Console) -> None:
         chosen = option.name == advice.recommended
         table.add_row(*option_row(option, chosen=chosen), style="bold" if chosen else None)
     console.print(table)
-    console.print(
-        "[dim]wait: until the first token; !: more memory than this machine should give[/]\n"
-    )
+    console.print("[dim]wait: until the first token; !: more memory than this machine should give[/]\n")
 
 
 def option_row(option: Option, *, chosen: bool) -> tuple[str, ...]:

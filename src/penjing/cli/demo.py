@@ -35,7 +35,9 @@ def run_demo() -> None:
         tray = Path(directory) / "tray"
         heading("2. Optimize it: at most 60% of the size, perplexity at most 2% higher")
         with progress_bar() as progress:
-            result = optimize(SEEDLING_NAME, tray, BUDGET, SEEDLING_TEXT, progress=progress)
+            result = optimize(
+                SEEDLING_NAME, tray, BUDGET, SEEDLING_TEXT, method="search", say=print, progress=progress
+            )
         print(f"chosen: {result.chosen}")
         heading("3. What that cost, measured as served")
         print_evaluation(result.evaluation)

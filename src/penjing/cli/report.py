@@ -32,7 +32,7 @@ def report(
     ],
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="File to write. Default: report.html in TRAY; a card to stdout."),
+        typer.Option("--out", "-o", help="File to write. Default: report.html in TRAY; of a card, stdout."),
     ] = None,
     language: Annotated[LanguageName, typer.Option(help="Language of the report.")] = LanguageName.en,
     format: Annotated[
@@ -52,7 +52,7 @@ def report(
     else:
         text = render_page(record, language.value)
         if out is None:
-            out, force = (tray if tray.is_dir() else tray.parent) / PAGE_FILE, True
+            out, force = tray / PAGE_FILE if tray.is_dir() else tray.with_suffix(".html"), True
     if out is None:
         print(text, end="")
         return

@@ -24,7 +24,7 @@ from penjing.measure.row_times import measure_memory, measure_rows
 from penjing.measure.times import AttentionPair, Memory, ProductTimes, RowTimes
 from penjing.spec import KvFormats, Spec, canonical_json
 
-TABLE_VERSION = 1  # of what is measured, and how
+TABLE_VERSION = 2  # of what is measured, and how
 QUIET_SHARE = 0.85  # of a processor's time that a thread must get for its timings to be kept
 S = TypeVar("S", bound=Spec)
 
@@ -119,14 +119,18 @@ class CostTable:
             return kind.model_validate(known)
         if not self.measures:
             raise KeyError(f"the table of costs has no {name}")
-        share = processor_share(self.key.threads)
+        disturbed = self.is_disturbed()
         found = measure()
         self.entries[name] = found.model_dump(mode="json")
-        if min(share, processor_share(self.key.threads)) < QUIET_SHARE:
+        if disturbed or self.is_disturbed():
             self.busy.append(name)
         elif self.path is not None:
             self.save(self.path)
         return found
+
+    def is_disturbed(self) -> bool:
+        """Whether other work takes the processors; one thread alone is timed by its own processor time."""
+        return self.key.threads > 1 and processor_share(self.key.threads) < QUIET_SHARE
 
     def forget_busy(self) -> None:
         """Let what was measured while the machine was busy be measured again, when it is asked for next."""

@@ -20,6 +20,7 @@ from penjing.spec import Spec
 CGROUP_ROOT = Path("/sys/fs/cgroup")
 BANDWIDTH_BYTES_PER_CORE = 48 << 20  # beyond the share of any last-level cache that one core may have
 PROBE_SECONDS = 0.15
+ENOUGH_SHARE = 0.95  # of a processor's time: nobody else is at work
 PROBE_TOKENS, PROBE_WIDTH, PROBE_GROUP = 512, 1024, 64  # a thread starts in a twentieth of the product
 
 
@@ -114,6 +115,10 @@ class Reading:
 
     def bytes_per_second(self) -> float:
         """Of one pass."""
+        if len(self.arrays) == 1:  # alone, by processor time: what else runs does not count
+            start = time.thread_time()
+            self.arrays[0].max()
+            return BANDWIDTH_BYTES_PER_CORE / (time.thread_time() - start)
         start = time.perf_counter()
         list(self.pool.map(np.max, self.arrays))
         return len(self.arrays) * BANDWIDTH_BYTES_PER_CORE / (time.perf_counter() - start)
@@ -135,8 +140,13 @@ def processor_share(threads: int, seconds: float = 0.02) -> float:
             np.sin(values)  # without the lock on Python
         return (time.thread_time() - busy) / (time.perf_counter() - start)
 
+    best = 0.0
     with ThreadPoolExecutor(threads) as pool:
-        return min(1.0, max(sum(pool.map(work, range(threads))) / threads for _ in range(3)))
+        for _ in range(3):
+            best = max(best, sum(pool.map(work, range(threads))) / threads)
+            if best > ENOUGH_SHARE:
+                break
+    return min(best, 1.0)
 
 
 def _typical_seconds(call: Callable[[], object]) -> float:

@@ -86,7 +86,7 @@ def constant_matrix(stored: Stored, rows: int, columns: int) -> Matrix:
         plane(sizes.residual),
         plane(sizes.high),
         plane(sizes.zeros),
-        np.arange(-120, 120, 15, np.int8) if sizes.table else None,
+        np.arange(-120, 120, 15).astype(np.int8) if sizes.table else None,
     )
 
 

@@ -1,15 +1,15 @@
 """Seconds of products by format, inside whole steps of the compiled core over constant weights.
 
 What is not a product (step_cost.py) is taken off a step's time, so that products are timed as they run, by
-two kinds of models. Of one so small that its weights stay in the caches (warm), with few rows on one thread:
-what sharing adds is counted elsewhere. Of one that must come from memory (cold), on all threads.
+two kinds of models: one so small that its weights stay in the caches (warm), on one thread, because what
+sharing adds is counted elsewhere; and one that must come from memory (cold), on all threads.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -20,11 +20,11 @@ from penjing.measure.machine import Reading
 from penjing.measure.probe_model import ProbeShape, Stored, probe_model, step_of
 from penjing.measure.sharing import in_chunks
 from penjing.measure.step_cost import probe_products, probe_rest
-from penjing.measure.stopwatch import REPEATS, best_seconds
+from penjing.measure.stopwatch import REPEATS, best_seconds, clock_of
 from penjing.measure.times import Memory, ProductTimes, RowTimes
 
 FEW_ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 80)
-MANY_ROWS = (96, 128, 192, 256, 384, 512)
+CHUNK_ROWS = (48, 64, 86)  # of one thread: chunks of 48, 64 and 43
 MEMORY_ROWS = 16  # up to which memory may be what a product waits for
 WARM = (  # the first that is small enough
     ProbeShape(hidden=1024, inner=2816, heads=8, kv_heads=2, head_dim=128, blocks=1),
@@ -38,25 +38,21 @@ PASSES, LONG_SECONDS = 3, 0.8  # a third pass is for formats that are quick
 def measure_product(stored: Stored, threads: int, isa: str, rest: RowTimes, memory: Memory) -> ProductTimes:
     """Seconds a weight of products with few and with many rows, warm and cold."""
     few = [rows for rows in FEW_ROWS if not in_chunks(rows, threads)]
-    many = [rows for rows in MANY_ROWS if in_chunks(rows, threads)]
     each = stored.nbytes(1024, 1024) / 1024**2
     small = next((shape for shape in WARM if shape.weights * each < WARM_BYTES), WARM[-1])
-    alone = Probe(small, stored, 1, isa, rest)
-    warm = [  # one thread runs chunks of fewer rows, whose seconds are a row's
-        seconds * (rows if in_chunks(rows, 1) else 1) / threads
-        for rows, seconds in zip(few, alone.seconds(few), strict=True)
-    ]
-    warm += Probe(small, stored, threads, isa, rest).seconds(many)
+    # One thread runs chunks from fewer rows on, whose seconds are a row's.
+    alone = Probe(small, stored, 1, isa, rest).seconds({*few, *CHUNK_ROWS})
+    warm = [alone[rows] * (rows if in_chunks(rows, 1) else 1) / threads for rows in few]
     cold_probe = Probe(COLD.filling(COLD_BYTES, each), stored, threads, isa, rest)
     few_cold, bandwidth = cold_seconds(cold_probe, each, warm)
-    cold = [max(pair) for pair in zip(few_cold, warm, strict=False)] + warm[len(few_cold) : len(few)]
-    cold += Probe(COLD, stored, threads, isa, rest).seconds(many)
+    cold = [max(pair) for pair in zip(few_cold, warm, strict=False)] + warm[len(few_cold) :]
     part = min(memory.coldness_of(small.weights * each), 0.9)
     warm = [min(c, max((w - part * c) / (1 - part), 0.3 * w)) for w, c in zip(warm, cold, strict=True)]
     return ProductTimes(
-        rows=tuple(few + many),
-        warm=ascending(warm, len(few)),
-        cold=ascending(cold, len(few)),
+        rows=tuple(few),
+        warm=ascending(warm),
+        cold=ascending(cold),
+        row_seconds=median(alone[rows] for rows in CHUNK_ROWS),
         bytes_per_weight=each,
         read_bytes_per_second=bandwidth,
     )
@@ -76,19 +72,18 @@ class Probe:
         """With room for so many rows."""
         return probe_model(self.shape, self.stored, self.threads, self.isa, rows=rows)
 
-    def seconds(self, rows: Sequence[int]) -> list[float]:
+    def seconds(self, rows: Iterable[int]) -> dict[int, float]:
         """Seconds a weight at each number of rows, the best of a few steps."""
-        if not rows:
-            return []
-        model = self.model(max(rows))
-        best = dict.fromkeys(rows, math.inf)
+        counts, clock = sorted(rows), clock_of(self.threads)
+        model = self.model(counts[-1])
+        best = dict.fromkeys(counts, math.inf)
         start = time.perf_counter()
         for number in range(PASSES):  # far apart, so that what disturbs one does not disturb all
             if number > 1 and time.perf_counter() - start > LONG_SECONDS:
                 break
-            for count in rows:
-                best[count] = min(best[count], best_seconds(step_of(model, count), 1))
-        return [self.per_weight(seconds, count) for count, seconds in best.items()]
+            for count in counts:
+                best[count] = min(best[count], best_seconds(step_of(model, count), 1, clock))
+        return {count: self.per_weight(seconds, count) for count, seconds in best.items()}
 
     def per_weight(self, seconds: float, rows: int) -> float:
         """Of a step's seconds, those of its products, for each weight; of many rows, and each row of the
@@ -104,15 +99,15 @@ def cold_seconds(probe: Probe, each: float, warm: Sequence[float]) -> tuple[list
     and each step's time is related to the probe beside it, before the medians are taken.
     """
     model, reading = probe.model(MEMORY_ROWS), Reading(probe.threads)
-    counts = [rows for rows in FEW_ROWS if rows <= MEMORY_ROWS]
+    counts, clock = [rows for rows in FEW_ROWS if rows <= MEMORY_ROWS], clock_of(probe.threads)
     found = []
     for _ in range(REPEATS):
         for rows in counts:
             step = step_of(model, rows)
             before = reading.bytes_per_second()
-            start = time.perf_counter()
+            start = clock()
             step()
-            found.append((rows, time.perf_counter() - start, before))
+            found.append((rows, clock() - start, before))
     bandwidth = median(before for _, _, before in found)
     seconds = []
     for rows, fastest in zip(counts, warm, strict=False):
@@ -126,12 +121,6 @@ def cold_seconds(probe: Probe, each: float, warm: Sequence[float]) -> tuple[list
     return seconds, bandwidth
 
 
-def ascending(seconds: Sequence[float], few: int) -> tuple[float, ...]:
-    """A product with more rows never takes less: what a disturbed step took too long gives way to the next.
-    Of many rows, seconds are a row's, and nearly the same."""
-    values = np.array(seconds[:few])
-    rising = np.minimum.accumulate(values[::-1])[::-1].tolist()
-    if not seconds[few:]:
-        return tuple(rising)
-    usual = median(seconds[few:])
-    return (*rising, *(min(max(value, 0.93 * usual), 1.07 * usual) for value in seconds[few:]))
+def ascending(seconds: Sequence[float]) -> tuple[float, ...]:
+    """A product with more rows never takes less: what a disturbed step took too long gives way."""
+    return tuple(np.minimum.accumulate(np.array(seconds)[::-1])[::-1].tolist())

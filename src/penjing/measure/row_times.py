@@ -13,7 +13,7 @@ from penjing.kernels import _core
 from penjing.measure.attention_times import measure_attention
 from penjing.measure.probe_model import ProbeShape, Stored, probe_model, step_of
 from penjing.measure.step_cost import exchanged_floats, probe_loops, probe_products, probe_rest, widths_of
-from penjing.measure.stopwatch import best_seconds, less
+from penjing.measure.stopwatch import best_seconds, clock_of, less
 from penjing.measure.times import Memory, RowTimes
 from penjing.spec import KvFormats
 
@@ -41,13 +41,13 @@ def measure_rows(threads: int, isa: str) -> RowTimes:
     sums = np.empty(scales.size, np.int32)
     call = best_seconds(lambda: _core.rotate(head[:2], half[:1], half[:1], isa))  # mostly the call itself
     quantize = best_seconds(lambda: _core.quantize_rows(values, 64, isa, codes, scales, sums))
-    times = RowTimes(
-        norm=less(best_seconds(lambda: _core.rms_norm(row, weight, 1e-5, isa, out)), call) / ROW_FLOATS,
-        quantize=quantize / values.size,
-        gate=best_seconds(lambda: _core.gate_multiply(flat, flat, "silu", isa, gated)) / flat.size,
-        rotate=less(best_seconds(lambda: _core.rotate(head, half, half, isa)), call) / head.size,
-        **measure_overheads(threads, isa),
-    )
+    kernels = {
+        "norm": less(best_seconds(lambda: _core.rms_norm(row, weight, 1e-5, isa, out)), call) / ROW_FLOATS,
+        "quantize": quantize / values.size,
+        "gate": best_seconds(lambda: _core.gate_multiply(flat, flat, "silu", isa, gated)) / flat.size,
+        "rotate": less(best_seconds(lambda: _core.rotate(head, half, half, isa)), call) / head.size,
+    }
+    times = RowTimes.model_validate(kernels | measure_overheads(threads, isa))
     return times.model_copy(update=measure_sharing(threads, isa, times))
 
 
@@ -83,12 +83,18 @@ def measure_sharing(threads: int, isa: str, rest: RowTimes) -> dict[str, Any]:
     stored = Stored("int8", 64)
 
     def excess(shape: ProbeShape, rows: int, times: RowTimes) -> float:
-        steps = [step_of(probe_model(shape, stored, count, isa, rows=rows), rows) for count in (1, threads)]
-        passes = [[best_seconds(step) for step in steps] for _ in range(PASSES)]
+        steps = {
+            count: step_of(probe_model(shape, stored, count, isa, rows=rows), rows) for count in (1, threads)
+        }
+        passes = [
+            [best_seconds(step, clock=clock_of(count)) for count, step in steps.items()]
+            for _ in range(PASSES)
+        ]
         alone, together = (min(seconds) for seconds in zip(*passes, strict=True))
         work = (alone - probe_rest(shape, rows, rest, 1)) / probe_products(shape, rows, 1)
         shared = work * probe_products(shape, rows, threads) / threads
-        return max(together - shared - probe_rest(shape, rows, times, threads), 0.0)
+        spent: float = together - shared - probe_rest(shape, rows, times, threads)
+        return max(spent, 0.0)
 
     met = rest.model_copy(update={"loop_seconds": excess(SMALL, 1, rest) / probe_loops(SMALL, 1, threads)})
     exchange = [
@@ -126,7 +132,8 @@ def measure_memory(threads: int, isa: str, rest: RowTimes) -> Memory:
     found = []
     for nbytes in SIZE_BYTES:
         shape = SMALL.filling(nbytes, 1.03)
-        seconds = best_seconds(step_of(probe_model(shape, stored, threads, isa, rows=1), 1))
+        step = step_of(probe_model(shape, stored, threads, isa, rows=1), 1)
+        seconds = best_seconds(step, clock=clock_of(threads))
         found.append((seconds - probe_rest(shape, 1, rest, threads)) / shape.weights)
     slow, fast = max(found[-1], 1e-15), min(found[0], found[-1])
     spread = max(slow - fast, 1e-3 * slow)

@@ -118,6 +118,9 @@ class StepTimer:
                 matrix = prefix + name.partition("+")[0]
                 seconds[name] = self.product_seconds(matrix, found, rows, coldness)
             seconds["rest"] = rest_of_block(widths, rows, self.table.rows, threads, first.is_integer)
+            if self.config.qk_norm:
+                each = (widths.query + widths.key) * self.table.rows.norm
+                seconds["rest"] += each * rows / threads
         else:
             seconds |= self.expert_seconds(prefix, block, widths, rows, coldness)
         return seconds

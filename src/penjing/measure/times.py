@@ -51,36 +51,37 @@ class Memory(Spec):
 
 
 class ProductTimes(Spec):
-    """Products of one format, all threads evenly at work.
+    """Products of one format.
 
-    warm, cold: seconds a weight, by rows: of few rows the whole product's, of many rows (threads run chunks
-    of them) a row's of the busiest thread. read_bytes_per_second: of memory while it was measured.
+    warm, cold: seconds a weight with these few rows, all threads evenly at work. row_seconds: seconds a
+    weight and row of one thread, of as many rows as go in chunks. read_bytes_per_second: of memory while it
+    was measured.
     """
 
     rows: tuple[int, ...]
     warm: tuple[float, ...]
     cold: tuple[float, ...]
+    row_seconds: float
     bytes_per_weight: float
     read_bytes_per_second: float
 
     def seconds_per_weight(
         self, rows: int, threads: int, coldness: float = 1.0, read_bytes_per_second: float | None = None
     ) -> float:
-        """Linear between measured rows; what memory sets is scaled to its speed now, if that is given."""
-        warm, cold = (self.at(rows, threads, seconds) for seconds in (self.warm, self.cold))
-        if read_bytes_per_second is not None and not in_chunks(rows, threads):
+        """Linear between measured rows; of rows that go in chunks, a row's. What memory sets is scaled to its
+        speed now, if that is given."""
+        if in_chunks(rows, threads):
+            return self.row_seconds
+        warm, cold = (self.at(rows, seconds) for seconds in (self.warm, self.cold))
+        if read_bytes_per_second is not None:
             then = max(warm, self.bytes_per_weight / self.read_bytes_per_second)
             now = max(warm, self.bytes_per_weight / read_bytes_per_second)
             cold = max(warm, cold * now / then)
         return warm + coldness * (cold - warm)
 
-    def at(self, rows: int, threads: int, seconds: tuple[float, ...]) -> float:
-        """Between the neighbours on the same side of the number of rows at which steps go in chunks."""
-        chunks = in_chunks(rows, threads)
-        here = [index for index, count in enumerate(self.rows) if in_chunks(count, threads) == chunks]
-        points, values = np.array(self.rows, float)[here], np.array(seconds)[here]
-        beyond = rows / points[-1] if rows > points[-1] and not chunks else 1.0
-        return float(np.interp(rows, points, values)) * beyond
+    def at(self, rows: int, seconds: tuple[float, ...]) -> float:
+        """Between neighbours, and in proportion beyond the last."""
+        return float(np.interp(rows, self.rows, seconds)) * max(1.0, rows / self.rows[-1])
 
 
 class AttentionTimes(Spec):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -112,8 +113,8 @@ def groups_with_choices(
 ) -> tuple[Group, ...]:
     """Every group of a model with its choices.
 
-    losses: predicted loss by group and by format label (`label`); a format without one is not a choice, and
-    `keep` loses nothing. seconds: of a decoded token, by group and format; 0 without it.
+    losses: predicted loss by group and by format label (`label`); a format without a finite one is not a
+    choice, and `keep` loses nothing. seconds: of a decoded token, by group and format; 0 without it.
     """
     groups = []
     roles = expected_tensors(config)
@@ -121,7 +122,7 @@ def groups_with_choices(
         choices = []
         for format in formats:
             loss = 0.0 if format == KEEP else losses[name].get(label(format))
-            if loss is not None:
+            if loss is not None and math.isfinite(loss):
                 nbytes = sum(
                     tensor_bytes_in(roles[one], format, (own or {}).get(one, "fp32")) for one in matrices
                 )

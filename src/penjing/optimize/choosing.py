@@ -194,7 +194,7 @@ class Search:
             self.tried.append((quick, trial))
             self.gain = trial.upper_delta_nll / quick.assignment.loss
             nearest = self.nearest(least_of_each(self.groups, self.limits(kv, kv_loss)))
-            raise MissedBudgetError("loss", nearest | {"loss": math.expm1(SAFE * trial.upper_delta_nll)})
+            raise MissedBudgetError("loss", nearest | {"loss": safe_loss(trial)})
         return candidate_of(
             quick.assignment, self.costs.checkpoint.config, self.method, kv, self.trials.settings.seed
         )
@@ -205,7 +205,7 @@ class Search:
         least = min((trial for _, trial in self.tried), key=lambda trial: trial.upper_delta_nll)
         broken = broken_limits(budget, least.load)
         if not self.trials.keeps_loss(least.upper_delta_nll) or not broken:
-            return MissedBudgetError("loss", {"loss": math.expm1(SAFE * least.upper_delta_nll)})
+            return MissedBudgetError("loss", {"loss": safe_loss(least)})
         assert least.load is not None
         measured: dict[LimitName, float] = {
             "latency": SAFE * least.load.seconds_per_token,
@@ -256,6 +256,16 @@ class Search:
         if (loss := found.get("loss")) is not None:
             nearest["loss"] = math.expm1(SAFE * self.gain * loss)
         return nearest
+
+
+def safe_loss(trial: Trial) -> float:
+    """A limit of loss that a candidate keeps on other text too, unless that is very different.
+
+    Mean and bound are as uncertain there as here: the bound may lie above this one by twice what this one
+    lies above the mean.
+    """
+    beyond = trial.upper_delta_nll - trial.mean_delta_nll
+    return math.expm1(max(SAFE * trial.upper_delta_nll, trial.upper_delta_nll + 2 * beyond))
 
 
 def spoken(name: LimitName, value: float) -> str:

@@ -34,7 +34,7 @@ def measure_load(
     for number in range(ROUNDS):
         progress(STAGE, number, ROUNDS)
         timelines.append(target.run(workload, number))
-    peak = served_peak_bytes(path, tier, threads, Request(list(range(prompt)), OUTPUT_TOKENS))
+    peak = served_peak_bytes(path, tier, threads, Request([0] * prompt, OUTPUT_TOKENS))
     cached = sum(kv_bytes_per_token(artifact.config, block) for block in artifact.config.blocks)
     progress(STAGE, ROUNDS, ROUNDS)
     gaps = sorted(gap for timeline in timelines[1:] for gap in timeline.gaps)

@@ -171,14 +171,20 @@ def seconds_of(
     *,
     rows: int = 1,
     own: FloatFormat = "bf16",
+    step_bytes: int | None = None,
     read_bytes_per_second: float | None = None,
 ) -> float:
-    """Seconds of the products of fused matrices ([outputs, inputs] each, the same inputs) with so many rows,
-    weights from memory: what a choice among formats costs a step. Divided by the streams, a token's."""
+    """Seconds of the products of fused matrices ([outputs, inputs] each, the same inputs) with so many rows:
+    what a choice among formats costs a step.
+
+    step_bytes: what a step of the whole model reads, which decides whether weights stay in the caches; None
+    for so much that all come from memory.
+    """
     stored = Stored(own, 0) if format.name == "keep" else Stored(*stored_name(format))
     found = product(sum(shape[0] for shape in shapes), shapes[0][1], rows, table.key.threads)
     times = table.product(stored)
-    each = times.seconds_per_weight(rows, table.key.threads, 1.0, read_bytes_per_second)
+    coldness = 1.0 if step_bytes is None else table.memory.coldness_of(step_bytes)
+    each = times.seconds_per_weight(rows, table.key.threads, coldness, read_bytes_per_second)
     return each * found.busy(rows, table.key.threads)
 
 

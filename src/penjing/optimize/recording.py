@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from penjing.artifact.layout import CERTIFICATE_FILE
 from penjing.engine import Engine, Sampling
 from penjing.measure.cost import stored_bytes
 from penjing.measure.quality import TokenQuality
+from penjing.optimize.choices import block_of, groups_of
 from penjing.optimize.evaluation import Evaluation
 from penjing.optimize.profile import Profile
 from penjing.optimize.record import SearchRecord, read_record, record_file
@@ -27,6 +29,7 @@ from penjing.optimize.record_parts import (
     Histogram,
     Layer,
     Limit,
+    LimitName,
     ModelRecord,
     Regime,
     RooflineRecord,
@@ -34,7 +37,7 @@ from penjing.optimize.record_parts import (
     Span,
 )
 from penjing.optimize.serving import ServingSpeed
-from penjing.quantize.assignment import FUSED, KEEP, label
+from penjing.quantize.assignment import KEEP, label
 from penjing.spec import Budget, WeightFormat
 
 SHOWN_SHARE = 0.98  # of token differences; the rest is counted below and above
@@ -72,7 +75,7 @@ def certified_record(path: str | Path) -> SearchRecord:
         ),
         artifact_hash=artifact.hash,
         budget=certificate.budget,
-        limits=limits_of(certificate.budget, measured.size_ratio, measured.upper_delta_nll),
+        limits=limits_of(certificate.budget, certificate),
         outcome="kept",
         before=Figures(tensor_bytes=measured.checkpoint_bytes, perplexity=measured.reference_perplexity),
         after=Figures(
@@ -102,20 +105,30 @@ def claim_of(certificate: Certificate) -> Claim:
     )
 
 
-def limits_of(budget: Budget, size_ratio: float | None, upper_nats: float | None) -> tuple[Limit, ...]:
-    """A budget's limits on size and loss, and how the chosen one stands to them (None: there is none)."""
-    limits = []
-    if budget.max_size is not None:
-        limits.append(Limit(what="size", asked=budget.max_size, found=size_ratio))
-    if budget.max_loss is not None:
-        rise = None if upper_nats is None else float(np.expm1(upper_nats))
-        limits.append(Limit(what="loss", asked=budget.max_loss, found=rise))
-    return tuple(limits)
+def limits_of(
+    budget: Budget, certificate: Certificate | None, nearest: Mapping[LimitName, float] | None = None
+) -> tuple[Limit, ...]:
+    """Every limit of a budget: what was asked, what was found, and what could be asked."""
+    measured = None if certificate is None else certificate.measured
+    load = None if certificate is None else certificate.load
+    asked: dict[LimitName, tuple[float | None, float | None]] = {
+        "size": (budget.max_size, None if measured is None else measured.size_ratio),
+        "loss": (budget.max_loss, None if measured is None else math.expm1(measured.upper_delta_nll)),
+        "latency": (budget.max_latency, None if load is None else load.seconds_per_token),
+        "throughput": (budget.min_throughput, None if load is None else load.tokens_per_second),
+        "memory": (budget.max_ram, None if load is None else load.peak_memory_bytes),
+    }
+    return tuple(
+        Limit(what=what, asked=limit, found=found, nearest=(nearest or {}).get(what))
+        for what, (limit, found) in asked.items()
+        if limit is not None
+    )
 
 
 def commands_for(tray: str) -> Commands:
     """How to serve and to verify an artifact of this path."""
-    return Commands(serve=f"penjing serve {tray}", verify=f"penjing verify {tray}")
+    named = shlex.quote(tray)
+    return Commands(serve=f"penjing serve {named}", verify=f"penjing verify {named}")
 
 
 def figures_of(evaluation: Evaluation) -> tuple[Figures, Figures]:
@@ -150,36 +163,22 @@ def layers_of(
     scores: group -> format label -> predicted KL in nats per token, where a search knows them.
     """
     sizes, roles = stored_bytes(artifact), expected_tensors(artifact.config)
-    groups: dict[str, list[str]] = {}
-    for name, role in roles.items():
-        if role.is_matrix and not role.keeps_dtype:
-            groups.setdefault(group_of(name), []).append(name)
     found = []
-    for group, names in groups.items():
+    for group, names in groups_of(artifact.config):
         nbytes = sum(sizes[name] for name in names)
-        elements = sum(roles[name].shape[0] * roles[name].shape[1] for name in names)
-        _, block, kind = group.split(".", 2) if group.startswith("blocks.") else ("", None, group)
+        block = block_of(group)
         found.append(
             Layer(
                 group=group,
-                block=None if block is None else int(block),
-                kind=kind,
+                block=block,
+                kind=group if block is None else group.split(".", 2)[2],
                 format=format_label(artifact, names[0]),
-                bits_per_weight=8 * nbytes / elements,
+                bits_per_weight=8 * nbytes / sum(math.prod(roles[name].shape) for name in names),
                 nbytes=nbytes,
                 scores=dict((scores or {}).get(group, {})),
             )
         )
     return tuple(found)
-
-
-def group_of(matrix: str) -> str:
-    """What a matrix shares its format with: `blocks.3.query` is of `blocks.3.query+key+value`."""
-    prefix, _, last = matrix.rpartition(".")
-    fused = next(("+".join(names) for names in FUSED if last in names), last)
-    if ".experts." in prefix:
-        prefix = prefix.rpartition(".")[0]
-    return f"{prefix}.{fused}" if prefix else fused
 
 
 def format_label(artifact: Artifact, matrix: str) -> str:

@@ -19,7 +19,7 @@ from penjing.optimize.evaluate import host
 from penjing.optimize.profile import measure_profile
 from penjing.optimize.proof import Proof
 from penjing.optimize.record import SearchRecord
-from penjing.optimize.record_parts import Limit, LimitName, ModelRecord, Objective, Point, Span
+from penjing.optimize.record_parts import LimitName, ModelRecord, Objective, Point, Span
 from penjing.optimize.recording import (
     claim_of,
     commands_for,
@@ -27,12 +27,12 @@ from penjing.optimize.recording import (
     figures,
     figures_of,
     layers_of,
+    limits_of,
     roofline_of,
     samples_of,
     time_of,
 )
 from penjing.optimize.trials import Trial, Trials
-from penjing.spec import Budget
 
 PROMPTS, PROMPT_TOKENS = 3, 32
 
@@ -62,7 +62,7 @@ def kept_record(
         model=model_of(trials.checkpoint),
         artifact_hash=artifact.hash,
         budget=trials.budget,
-        limits=limits_of(trials.budget, certificate, {}),
+        limits=limits_of(trials.budget, certificate),
         objective=objective,
         price_per_hour=price_per_hour,
         outcome="kept",
@@ -151,27 +151,6 @@ def points_of(
         for trial in tried
     ]
     return tuple(sorted([*guesses, *measured], key=lambda point: point.tensor_bytes))
-
-
-def limits_of(
-    budget: Budget, certificate: Certificate | None, nearest: Mapping[LimitName, float]
-) -> tuple[Limit, ...]:
-    """Every limit of a budget: what was asked, what was found, and what could be asked."""
-    measured = None if certificate is None else certificate.measured
-    load = None if certificate is None else certificate.load
-    rise = None if measured is None else float(np.expm1(measured.upper_delta_nll))
-    asked: dict[LimitName, tuple[float | None, float | None]] = {
-        "size": (budget.max_size, None if measured is None else measured.size_ratio),
-        "loss": (budget.max_loss, rise),
-        "latency": (budget.max_latency, None if load is None else load.seconds_per_token),
-        "throughput": (budget.min_throughput, None if load is None else load.tokens_per_second),
-        "memory": (budget.max_ram, None if load is None else load.peak_memory_bytes),
-    }
-    return tuple(
-        Limit(what=what, asked=limit, found=found, nearest=nearest.get(what))
-        for what, (limit, found) in asked.items()
-        if limit is not None
-    )
 
 
 def prompts_of(trials: Trials) -> list[str]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from penjing.artifact import Artifact, ModelConfig
 from penjing.artifact.staging import output_errors
 from penjing.engine import Engine, Sampling
-from penjing.errors import NonFiniteActivationError
+from penjing.errors import FormatError, NonFiniteActivationError
 from penjing.models import Checkpoint
 from penjing.optimize.progress import Progress, silent
 from penjing.optimize.reference import cache_directory
@@ -48,12 +48,7 @@ def self_written(
     with output_errors(directory):
         directory.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=directory) as scratch:
-        artifact = quantize_checkpoint(
-            checkpoint,
-            Path(scratch) / "writer",
-            preset(WRITER_FORMAT, method="range"),
-            progress=lambda done, total: progress("a model to write with", done, total),
-        )
+        artifact = writer(checkpoint, Path(scratch) / "writer", progress)
         tokens = write(artifact, count, length, seed=seed, threads=threads, progress=progress)
         with output_errors(directory):
             np.save(Path(scratch) / "tokens.npy", tokens, allow_pickle=False)
@@ -93,3 +88,15 @@ def first_tokens(config: ModelConfig, count: int, seed: int) -> list[int]:
         return [fixed[0]] * count
     drawn = np.random.Generator(np.random.PCG64(seed)).integers(0, config.vocab_size, count)
     return [int(token) for token in drawn]
+
+
+def writer(checkpoint: Checkpoint, path: Path, progress: Progress) -> Artifact:
+    """The model that writes: in 8 bits, or as it is if that cannot hold its weights."""
+
+    def report(done: int, total: int) -> None:
+        progress("a model to write with", done, total)
+
+    try:
+        return quantize_checkpoint(checkpoint, path, preset(WRITER_FORMAT, method="range"), progress=report)
+    except FormatError:
+        return quantize_checkpoint(checkpoint, path, preset("keep"), progress=report)

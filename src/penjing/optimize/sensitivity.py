@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Sequence
 from importlib import import_module
@@ -37,11 +38,11 @@ def sensitivity(
 ) -> Sensitivity:
     """Predicted KL, nats a token, of every group in every format, in the order of execution.
 
-    tokens: int64 [sequences, length]. Formats round as the method `search` does; `keep` costs nothing. What
-    is found is kept in `directory` group by group, under a hash of checkpoint, tokens, formats and version: a
-    run that was killed goes on where it stopped, and a second one reads. Scratch files in `directory` hold
-    the blocks' inputs meanwhile. Raises DataError for tokens that are not of the model, CheckpointError,
-    FormatError, OutputError.
+    tokens: int64 [sequences, length]. Formats round as the method `search` does; `keep` costs nothing, and
+    one that cannot hold the weights of a group is left out. What is found is kept in `directory` group by
+    group, under a hash of checkpoint, tokens, formats and version: a run that was killed goes on where it
+    stopped, and a second one reads. Scratch files in `directory` hold the blocks' inputs meanwhile. Raises
+    DataError for tokens that are not of the model, CheckpointError, OutputError.
     """
     check_tokens(checkpoint, tokens)
     groups = dict(groups_of(checkpoint.config))
@@ -63,7 +64,10 @@ def sensitivity(
                 found[name] = losses
                 remember(path, found)
     zero = {label(KEEP): 0.0} if KEEP in formats else {}
-    return {name: found[name] | zero for name in groups}
+    return {
+        name: {label: loss for label, loss in found[name].items() if math.isfinite(loss)} | zero
+        for name in groups
+    }
 
 
 def check_tokens(checkpoint: Checkpoint, tokens: NDArray[np.int64]) -> None:

@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from penjing.artifact import ModelConfig
+from penjing.errors import FormatError
 from penjing.formats import decode, encode
 from penjing.models.block import Weights
 from penjing.models.torch_model import TorchModel, tensor_of
@@ -248,5 +249,9 @@ class RoundingLosses:
 
 
 def rounding_error(weight: NDArray[Any], format: WeightFormat, name: str) -> Tensor:
-    """Q - W, float32 [N, K], of a format by the method `search`."""
-    return torch.from_numpy(decode(encode(weight, format, "search", name)) - weight.astype(np.float32))
+    """Q - W, float32 [N, K], of a format by the method `search`; NaN of one that cannot hold the weights."""
+    try:
+        rounded = decode(encode(weight, format, "search", name))
+    except FormatError:
+        return torch.full(weight.shape, torch.nan)
+    return torch.from_numpy(rounded - weight.astype(np.float32))

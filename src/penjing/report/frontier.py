@@ -25,7 +25,7 @@ def frontier_plot(points: Sequence[Point], limits: Sequence[Limit], say: Words, 
     left, right, top, bottom = (
         58.0 if wide else 42.0,
         width - 14.0,
-        40.0 if wide else 62.0,
+        44.0 if wide else 64.0,
         picture.height - 52.0,
     )
     across = size_scale(points, asked.get("size"), left, right)
@@ -64,23 +64,25 @@ def size_scale(points: Sequence[Point], limit: float | None, left: float, right:
 
 
 def draw_budget(picture: Picture, across: Scale, up: Scale, asked: Mapping[LimitName, float]) -> list[Box]:
-    """Tint what the budget allows, and mark the limits that bound it; where their names stand."""
-    taken = []
+    """Tint what the budget allows, and mark the limits that bound it; where they stand."""
+    taken: list[Box] = []
     size, loss = asked.get("size"), asked.get("loss")
     right = across.end if size is None else across.at(size)
     ceiling = up.end if loss is None else up.at(loss)
     if size is not None or loss is not None:
         picture.rect((across.start, ceiling, right - across.start, up.start - ceiling), "allowed")
     if size is not None and size < across.high:
-        picture.line(right, up.end, right, up.start, "limit")
         name = f"≤ {percent_as_given(size)}"
-        picture.text(right + 5, up.end + 12, name, "limit-name")
-        taken.append((right + 5, up.end, picture.width_of(name), 14.0))
+        half = picture.width_of(name) / 2
+        picture.line(right, up.end, right, up.start, "limit")
+        picture.text(min(right, picture.width - half), up.end - 5, name, "limit-name", "middle")
+        taken.append((right, up.end, 1.0, up.start - up.end))
     if loss is not None:
         picture.line(across.start, ceiling, across.end, ceiling, "limit")
         name = f"≤ {percent_as_given(loss)}"
         picture.text(across.end, ceiling - 6, name, "limit-name", "end")
-        taken.append((across.end - picture.width_of(name), ceiling - 18, picture.width_of(name), 14.0))
+        wide = picture.width_of(name)
+        taken += [(across.end - wide, ceiling - 18, wide, 14.0), (across.start, ceiling, across.end, 1.0)]
     return taken
 
 
@@ -165,6 +167,8 @@ def places_for(picture: Picture, name: str, x: float, y: float, across: Scale) -
         (x - wide / 2, y - 11 - high),
         (x - wide / 2, y + 11),
         (x - 7 - wide, y - 7 - high),
+        (x + 8, y + 6),
+        (x - 8 - wide, y + 6),
     ):
         if across.start <= left and left + wide <= picture.width and top >= 0:
             yield left - AROUND, top, wide + 2 * AROUND, high + AROUND

@@ -89,7 +89,7 @@ def bits_summary(layers: Sequence[Layer], say: Words) -> str:
 
 def sensitivity_map(layers: Sequence[Layer], say: Words, width: int) -> str:
     """A small map for each kind of matrix: blocks across, formats down; the chosen ones are outlined."""
-    formats = list(dict.fromkeys(label for layer in layers for label in layer.scores))
+    formats = scored_formats(layers)
     scores = [score for layer in layers for score in layer.scores.values() if score > 0]
     low, high = (min(scores), max(scores)) if scores else (1e-9, 1.0)
     shade = shader(low, high)
@@ -119,6 +119,15 @@ def sensitivity_map(layers: Sequence[Layer], say: Words, width: int) -> str:
             count=len(layers), formats=len(formats), low=significant(low, 2), high=significant(high, 2)
         )
     )
+
+
+def scored_formats(layers: Sequence[Layer]) -> list[str]:
+    """The formats that groups have scores for, those that hurt most first."""
+    held: dict[str, list[float]] = {}
+    for layer in layers:
+        for label, score in layer.scores.items():
+            held.setdefault(label, []).append(score)
+    return sorted(held, key=lambda label: (-sum(held[label]) / len(held[label]), label))
 
 
 def shader(low: float, high: float) -> Callable[[float], float]:

@@ -10,7 +10,7 @@ from penjing.optimize.record_parts import Claim, Figures, Layer, Point, Sample
 from penjing.report import numbers
 from penjing.report.frontier import frontier_plot
 from penjing.report.frontier import rise as rise_of
-from penjing.report.maps import bits_map, sensitivity_map
+from penjing.report.maps import bits_map, scored_formats, sensitivity_map
 from penjing.report.markup import definitions, figure, folded, paragraph, section, table
 from penjing.report.plots import Marker, claim_plot, kl_plot, loss_plot, roofline_plot, time_plot
 from penjing.report.words import Words
@@ -55,7 +55,8 @@ def side_rows(before: Figures, after: Figures, say: Words) -> list[tuple[str, ..
     if before.perplexity is not None and after.perplexity is not None:
         rise = after.perplexity / before.perplexity - 1
         signed = ("+" if rise > 0 else "") + numbers.percent(rise, 2)
-        found.append((say("sides.perplexity"), f"{before.perplexity:.4g}", f"{after.perplexity:.4g}", signed))
+        sides = (numbers.significant(value, 4) for value in (before.perplexity, after.perplexity))
+        found.append((say("sides.perplexity"), *sides, signed))
     measures = (
         ("prefill", before.prefill_tokens_per_second, after.prefill_tokens_per_second, numbers.significant),
         ("decode", before.decode_tokens_per_second, after.decode_tokens_per_second, numbers.significant),
@@ -144,7 +145,7 @@ def sensitivity(record: SearchRecord, say: Words) -> str:
     held = record.layers
     if not any(layer.scores for layer in held):
         return ""
-    formats = list(dict.fromkeys(label for layer in held for label in layer.scores))
+    formats = scored_formats(held)
     rows = [
         (layer.group, *(score_cell(layer.scores.get(label)) for label in formats))
         for layer in held[:MOST_ROWS]
@@ -341,6 +342,17 @@ def small_print(record: SearchRecord, say: Words) -> Iterator[tuple[str, str]]:
     if host is not None:
         machine = say("measured.machine.value").format(cpu=host.cpu_model, isa=host.isa, threads=host.threads)
         yield say("measured.machine"), machine
+    if certificate is not None and certificate.load is not None:
+        load = certificate.load
+        yield (
+            say("measured.load"),
+            say("measured.load.value").format(
+                streams=load.streams,
+                prompt=load.prompt_tokens,
+                output=load.output_tokens,
+                p95=numbers.seconds(load.p95_seconds_per_token),
+            ),
+        )
     versions = certificate.versions if certificate is not None else record.versions
     if versions:
         yield say("measured.versions"), ", ".join(f"{name} {number}" for name, number in versions.items())

@@ -81,12 +81,20 @@ def limit_row(limit: Limit, record: SearchRecord, say: Words) -> tuple[str, ...]
     asked = bounded(limit.what, as_asked(limit.what, limit.asked, say), say)
     if record.outcome == "infeasible":
         nearest = "" if limit.nearest is None else nearest_of(limit, say)
-        return say(f"limit.{limit.what}"), asked, nearest, binds(limit, record, say)
+        return name_of(limit, record, say), asked, nearest, binds(limit, record, say)
     found = "" if limit.found is None else value_of(limit.what, limit.found, say)
     verdict = {None: "", True: "✓\u00a0" + say("limit.kept"), False: "✗\u00a0" + say("limit.missed")}[
         limit.is_kept
     ]
-    return say(f"limit.{limit.what}"), asked, found, verdict
+    return name_of(limit, record, say), asked, found, verdict
+
+
+def name_of(limit: Limit, record: SearchRecord, say: Words) -> str:
+    """What a limit is called; of speed and memory, also for how many streams it holds."""
+    name = say(f"limit.{limit.what}")
+    if limit.what in ("size", "loss") or record.budget.streams == 1:
+        return name
+    return say("limit.streams").format(name=name, streams=record.budget.streams)
 
 
 def binds(limit: Limit, record: SearchRecord, say: Words) -> str:
