@@ -7,7 +7,8 @@
 
 Feed-forward channels are judged by gradients on 32 windows, removed, and reconstructed. All ways then read
 the same tokens in the same order: the standard library of the Python that runs this, less what is held out.
-`distilled` learns from Seedling's distributions, from its hidden states, and from the text itself;
+`distilled` learns from Seedling's distributions, from its hidden states, and from the text itself, which
+counts half as much as the distributions, or twice as much;
 `fine-tuned` from the text alone; `scratch` likewise, from random weights of the same shape, at learning rates
 of its own. Losses are those of Seedling's held-out text. Results are kept in docs/compression.
 """
@@ -45,6 +46,7 @@ RESULTS = Path(__file__).parents[1] / "docs" / "compression"
 LENGTH, BATCH, JUDGED_ON, EVALUATIONS = 256, 8, 32, 6
 WAYS = {
     "distilled": Distillation(hard_weight=0.5, feature_weight=1.0),
+    "distilled, text twice": Distillation(hard_weight=2.0, feature_weight=1.0),
     "teacher alone": Distillation(),
     "fine-tuned": Distillation(soft_weight=0, hard_weight=1),
     "scratch": Distillation(soft_weight=0, hard_weight=1),
@@ -66,7 +68,7 @@ class Result:
     @property
     def path(self) -> Path:
         """Where it is kept."""
-        return RESULTS / f"{self.fraction:g}-{self.way.replace(' ', '-')}.json"
+        return RESULTS / f"{self.fraction:g}-{self.way.replace(',', '').replace(' ', '-')}.json"
 
 
 def main() -> None:
