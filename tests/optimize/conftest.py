@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import json
 import shutil
-import string
 from pathlib import Path
 
 import pytest
 from checkpoints import LLAMA, random_tensors, write_checkpoint
-from tokenizers import Tokenizer, models, pre_tokenizers
+from letters import LETTERS, write_letters
 
 from penjing.artifact import Artifact, write_certificate
 from penjing.engine import Engine, Sampling
@@ -24,17 +23,8 @@ from penjing.optimize.reference import reference_artifact
 from penjing.quantize import quantize_checkpoint
 from penjing.spec import Budget, preset
 
-LETTERS = ["<unk>", "<s>", "</s>", *string.ascii_lowercase[:13], *string.ascii_uppercase[:8]]
 DOCUMENTS, TOKENS = 60, 110
 CONFIG = LLAMA | {"vocab_size": len(LETTERS), "hidden_size": 64, "head_dim": 16, "intermediate_size": 96}
-
-
-def write_letters(directory: Path) -> None:
-    """A tokenizer in which every letter is a token."""
-    backend = Tokenizer(models.WordLevel({letter: i for i, letter in enumerate(LETTERS)}, unk_token="<unk>"))
-    backend.pre_tokenizer = pre_tokenizers.Split("", "isolated")
-    backend.save(str(directory / "tokenizer.json"))
-    (directory / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<s>", "eos_token": "</s>"}))
 
 
 @pytest.fixture(scope="session", autouse=True)

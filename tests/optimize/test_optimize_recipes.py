@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from checkpoints import LLAMA, write_checkpoint
-from conftest import write_letters
+from letters import write_letters
 
 from penjing.artifact import Artifact, write_certificate
 from penjing.errors import OutputExistsError, SpecError

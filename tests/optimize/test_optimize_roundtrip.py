@@ -15,8 +15,8 @@ from penjing.artifact import Artifact
 from penjing.errors import ArtifactError
 from penjing.formats import Encoded
 from penjing.formats.encoded import PLANE_BITS
+from penjing.measure.cost import artifact_bytes
 from penjing.models import Checkpoint
-from penjing.optimize.candidates import candidates
 from penjing.optimize.roundtrip import check_round_trip
 from penjing.quantize import quantize_checkpoint
 from penjing.spec import WITH_ZERO_POINTS, preset
@@ -46,8 +46,9 @@ def test_every_family_passes_with_the_size_that_was_predicted(
     recipe = preset(name)  # type: ignore[arg-type]
     artifact = quantize_checkpoint(model, tmp_path / "artifact", recipe)
     check_round_trip(artifact, model, recipe.steps[0])
-    (candidate,) = candidates(model.config, {name: recipe}, model.formats)
-    assert candidate.tensor_bytes == artifact.tensor_bytes
+    step = recipe.quantizing
+    predicted = artifact_bytes(model.config, step.weights, step.embedding, model.formats)
+    assert predicted == artifact.tensor_bytes
 
 
 def test_weights_of_another_model_fail(checkpoint: Path, int8: Artifact, tmp_path: Path) -> None:
