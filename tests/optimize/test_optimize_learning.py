@@ -18,6 +18,7 @@ from penjing.optimize.learning import Learned, Run, forward_flops, learn, steps_
 from penjing.optimize.transferring import transfer
 from penjing.spec import DistillStep, TrainStep, TransferStep
 from penjing.training.loop import Task
+from penjing.training.optimizers import AdamW
 
 LEARNED = Learned(steps=1, tokens_trained=64, seconds=1.0, flop_utilisation=0.5)
 
@@ -57,7 +58,13 @@ def test_operations_of_a_step(tmp_path: Path) -> None:
 def test_a_run_says_what_it_took(tmp_path: Path) -> None:
     said: list[str] = []
     run = Run(
-        TrainStep(batch=2), 20, length=8, rate=0.1, flops_per_step=1e6, seed=0, state=tmp_path / "state"
+        TrainStep(batch=2),
+        20,
+        length=8,
+        optimizer=AdamW(0.1),
+        flops_per_step=1e6,
+        seed=0,
+        state=tmp_path / "state",
     )
     done = learn(small_task(), run, say=said.append, progress=lambda *_: None)
     assert (done.steps, done.tokens_trained) == (20, 320)

@@ -203,7 +203,7 @@ def test_a_finished_checkpoint_without_its_record_is_made_again(
 REFUSED: dict[str, list[dict[str, object]]] = {
     "steps: Value error, give at least one": [],
     "steps: Value error, quantize comes last": [QUANTIZE, PRUNE],
-    "steps.0: Unable to extract tag using discriminator 'step'": [{"fraction": 0.2}],
+    "steps.0.quantize.fraction: Extra inputs": [{"fraction": 0.2}],
     "steps.0: Input tag 'quantise' found using 'step' does not match any": [{"step": "quantise"}],
     "steps.0.distill.minuts: Extra inputs": [{"step": "distill", "minuts": 3}],
     "steps.0.prune.fraction: Input should be less than 1": [{"step": "prune", "fraction": 1.5}],
@@ -211,7 +211,9 @@ REFUSED: dict[str, list[dict[str, object]]] = {
         {"step": "prune", "sparsity": 0.5, "axes": ["hidden"]}
     ],
     "steps.0.prune.method: Value error, is for single weights": [{"step": "prune", "method": "wanda"}],
-    "steps.0.distill: Value error, all weights are 0": [{"step": "distill", "soft_weight": 0}],
+    "steps.0.distill: Value error, all weights are 0": [
+        {"step": "distill", "soft_weight": 0, "hard_weight": 0}
+    ],
     "steps.0.train: Value error, steps and minutes": [{"step": "train", "steps": 1, "minutes": 1}],
     "steps.0.train: Value error, adapters": [{"step": "train", "from_scratch": True, "lora_rank": 1}],
     "parameters say everything": [{"step": "transfer", "layers": 2, "parameters": "50%"}],

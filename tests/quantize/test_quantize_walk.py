@@ -29,7 +29,6 @@ from penjing.errors import (
     FormatError,
     NonFiniteWeightError,
     OutputExistsError,
-    SpecError,
     TokenizerError,
 )
 from penjing.formats import decode
@@ -197,11 +196,6 @@ def test_groups_too_small_for_float16_are_noticed(tmp_path: Path) -> None:
     artifact = quantize_checkpoint(source, tmp_path / "tray", preset("int4", 128), notice=lines.append)
     assert lines == ["2 groups of blocks.0.gate are below float16's smallest scale: stored within 3e-08"]
     assert not decode(artifact.matrix("blocks.0.gate"))[:2].any()
-
-
-def test_only_one_step(tmp_path: Path, tiny: Path) -> None:
-    with pytest.raises(SpecError, match="one"):
-        quantize_checkpoint(tiny, tmp_path / "tray", Recipe(steps=(QuantizeStep(), QuantizeStep())))
 
 
 def test_existing_output(tmp_path: Path, tiny: Path) -> None:

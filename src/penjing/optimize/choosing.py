@@ -79,13 +79,14 @@ class Search:
     gain: float
     tried: list[tuple[Candidate, Trial]] = field(default_factory=list)
     stages: dict[str, float] = field(default_factory=dict)
+    claimed: set[str] = field(default_factory=set)  # keys of candidates whose claims failed
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """A stage whose wall time is kept."""
         began = time.monotonic()
         yield
-        self.stages[name] = time.monotonic() - began
+        self.stages[name] = self.stages.get(name, 0.0) + time.monotonic() - began
 
     def limits(self, kv: Kv, kv_loss: float) -> Limits:
         """The budget's limits, the one of loss as predictions count it."""
@@ -95,9 +96,9 @@ class Search:
 
     @property
     def aim(self) -> float:
-        """The part of the limit of loss that is aimed at: less after every miss."""
+        """The part of the limit of loss that is aimed at: less after every miss, and every failed claim."""
         misses = sum(not self.trials.keeps_loss(trial.upper_delta_nll) for _, trial in self.tried)
-        return AIM * CAUTION**misses
+        return AIM * CAUTION ** (misses + len(self.claimed))
 
     def next_candidate(self) -> Candidate:
         """The best by prediction; wider keys and values where they fit. Raises InfeasibleError."""
@@ -123,18 +124,19 @@ class Search:
     def run(self) -> list[tuple[Candidate, Trial]]:
         """Build and measure until the limit of loss is used well; those that keep the budget, best first.
 
-        After so many builds that should do, the first that keeps the budget will do.
+        After so many builds that should do, or where a claim has failed, the first that keeps it will do.
 
         Raises MissedBudgetError.
         """
         try:
-            for number in range(MOST_BUILDS):
-                if number >= BUILDS and self.kept():
+            while len(self.tried) < MOST_BUILDS:
+                if self.kept() and (self.claimed or len(self.tried) >= BUILDS):
                     break
-                candidate = self.first_candidate() if number == 0 else self.next_candidate()
+                candidate = self.next_candidate() if self.tried else self.first_candidate()
                 if any(candidate.key == other.key for other, _ in self.tried):
                     break
-                trial = self.trials.measure(candidate)
+                with self.stage("candidates"):
+                    trial = self.trials.measure(candidate)
                 self.learn(candidate, trial)
                 self.tell(trial)
                 if self.is_enough(trial):
@@ -168,8 +170,8 @@ class Search:
         return self.trials.keeps(trial) and (limit is None or trial.upper_delta_nll >= ENOUGH * limit)
 
     def kept(self) -> list[tuple[Candidate, Trial]]:
-        """Those that keep the budget, best first."""
-        kept = [each for each in self.tried if self.trials.keeps(each[1])]
+        """Those that keep the budget and were not claimed in vain, best first."""
+        kept = [each for each in self.tried if self.trials.keeps(each[1]) and each[0].key not in self.claimed]
         if self.objective == "loss":
             return sorted(kept, key=lambda each: each[1].upper_delta_nll)
         quantity = QUANTITY[self.objective]

@@ -14,6 +14,7 @@ from penjing.optimize.predict import Predicted, predict, seconds_of
 from penjing.optimize.solver import Assignment, Limits
 from penjing.spec import Budget, Kv, KvFormats, WeightFormat
 
+LIKELY_SIZE = 0.5  # of the checkpoint, where no limit says more: whether weights stay in the caches
 # What narrower keys and values cost, in nats a token (docs/quality.md), for a first guess: it is measured.
 KV_LOSS: tuple[tuple[Kv, float], ...] = (
     ("int8", 0.00005),
@@ -37,6 +38,7 @@ class Costs:
         """Every group with its choices, priced."""
         config, own = self.checkpoint.config, self.checkpoint.formats
         roles, members = expected_tensors(config), dict(groups_of(config))
+        read = round((self.budget.max_size or LIKELY_SIZE) * self.checkpoint.tensor_bytes)
 
         def seconds(group: str, format: WeightFormat) -> float:
             assert self.table is not None
@@ -44,7 +46,9 @@ class Costs:
                 return 0.0  # looked up, not multiplied
             shapes = tuple((roles[name].shape[0], roles[name].shape[1]) for name in members[group])
             dtype = own.get(members[group][0], "bf16")
-            return seconds_of(shapes, format, self.table, rows=self.budget.streams, own=dtype)
+            return seconds_of(
+                shapes, format, self.table, rows=self.budget.streams, own=dtype, step_bytes=read
+            )
 
         return groups_with_choices(
             config,

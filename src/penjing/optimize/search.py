@@ -107,10 +107,7 @@ def optimize(
             progress=progress,
         )
         try:
-            with search.stage("candidates"):
-                kept = search.run()
-            with search.stage("claim"):
-                candidate, proof = proved(search, kept)
+            candidate, proof = proved(search)
         except MissedBudgetError as error:
             error.record = search.missed(error)
             raise
@@ -164,7 +161,10 @@ def begin(
         checkpoint, reference, budget, settings, directory, data.name, tune, report, progress, say
     )
     costs = Costs(checkpoint, budget, scored, table)
-    return Search(trials, costs, costs.groups(), objective, method, FIRST_GAIN.get(method, 1.0))
+    groups = costs.groups()
+    if table is not None and table.busy:
+        say("the machine was busy while its kernels were timed: predictions of speed may be poor")
+    return Search(trials, costs, groups, objective, method, FIRST_GAIN.get(method, 1.0))
 
 
 def scores(checkpoint: Checkpoint, settings: Settings, say: Say, progress: Progress) -> Sensitivity:
@@ -180,13 +180,20 @@ def scores(checkpoint: Checkpoint, settings: Settings, say: Say, progress: Progr
     return sensitivity(checkpoint, text, OFFERED, directory=directory, progress=progress)
 
 
-def proved(search: Search, kept: list[tuple[Candidate, Trial]]) -> tuple[Candidate, Proof]:
-    """The candidate to publish and what proves it. Raises MissedBudgetError."""
+def proved(search: Search) -> tuple[Candidate, Proof]:
+    """The candidate to publish and what proves it; after a failed claim, one that loses less.
+
+    Raises MissedBudgetError.
+    """
     error_left = 1.0 - search.trials.budget.confidence
-    for candidate, _ in kept:
-        proof = search.trials.claim(candidate, confidence=round(1.0 - CLAIM_SHARE * error_left, 12))
+    while kept := search.run():
+        candidate = kept[0][0]
+        with search.stage("claim"):
+            proof = search.trials.claim(candidate, confidence=round(1.0 - CLAIM_SHARE * error_left, 12))
         if search.trials.keeps_loss(proof.bound.upper):
             return candidate, proof
+        search.claimed.add(candidate.key)
+        search.trials.say(f"{candidate.name}: not proved on text that it was not chosen by")
         error_left *= 1.0 - CLAIM_SHARE
     raise search.failed()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
 
 from penjing.errors import SpecError
 from penjing.spec.base import Fraction as Fraction
@@ -167,7 +167,15 @@ class QuantizeStep(Spec):
 
 
 ShapingStep = PruneStep | TransferStep | DistillStep | TrainStep  # from a checkpoint to a checkpoint
-Step = Annotated[ShapingStep | QuantizeStep, Field(discriminator="step")]
+AnyStep = Annotated[ShapingStep | QuantizeStep, Field(discriminator="step")]
+
+
+def quantize_by_default(value: object) -> object:
+    """A step that does not say what it is quantizes."""
+    return {"step": "quantize", **value} if isinstance(value, dict) else value
+
+
+Step = Annotated[AnyStep, BeforeValidator(quantize_by_default)]
 
 
 class Recipe(Spec):
