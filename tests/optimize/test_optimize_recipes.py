@@ -29,7 +29,7 @@ from penjing.quantize import quantize_checkpoint
 from penjing.spec import Budget, Recipe, read_recipe, validate
 
 PRUNE = {"step": "prune", "fraction": "20%", "axes": ["channels"], "multiple": 4, "reconstruct": False}
-DISTILL = {"step": "distill", "steps": 12, "batch": 4, "sequence_tokens": 64, "learning_rate": 0.001}
+DISTILL = {"step": "distill", "steps": 12, "batch": 4, "sequence_tokens": 64, "learning_rate": 0.0003}
 QUANTIZE = {"step": "quantize", "weights": {"name": "int8", "group_size": 32}}
 
 
