@@ -29,11 +29,13 @@ def tune_blocks(
     *,
     steps: int,
     seed: int,
+    sequences: int = BATCH_SEQUENCES,
 ) -> tuple[list[BlockResult], float, float]:
     """The blocks after tuning, and the mean KL to the original on `held` before and after, nats per token.
 
     originals: every tensor of the model, float32; embedding and head stay theirs. tokens, held: int64
-    [sequences, length], apart. Blocks are what they were if nothing was gained. Raises DivergedError.
+    [sequences, length], apart; so many `sequences` make a batch. Blocks are what they were if nothing was
+    gained. Raises DivergedError.
     """
     named = {
         f"blocks.{i}.{name}": codes
@@ -55,7 +57,7 @@ def tune_blocks(
         originals,
         torch.from_numpy(tokens),
         torch.from_numpy(held),
-        sequences=BATCH_SEQUENCES,
+        sequences=sequences,
         seed=seed,
     )
     weights = {name: originals[name] for name in named}
