@@ -5,7 +5,8 @@
 Seedling's blocks in `table2`, groups of 64 (2.25 bits a weight): as `auto` quantizes them block by block,
 which trains nothing, and then after so many steps in which codes (latents, straight through), scales, tables
 and norms learn together from the original's distributions, 8 sequences of 256 tokens of the standard library
-a step. KL to the original on Seedling's held-out text, nats a token, weights as stored, activations in float32.
+a step. KL to the original on Seedling's held-out text, nats a token, weights as stored, activations in
+float32.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def main() -> None:
     began = time.process_time()
     blocks = by_blocks(checkpoint, options.format, calibration)
     print("| | KL, nats | CPU seconds |\n|---|---:|---:|")
-    say("auto, block by block", checkpoint, originals, blocks, judged, began)
+    say("auto, block by block", checkpoint, originals, blocks, judged, seconds=time.process_time() - began)
     text = packed_text(options.directory)
     order = np.random.default_rng(0).permutation(text.num_blocks(LENGTH))[: options.steps * SEQUENCES]
     began = time.process_time()
@@ -70,7 +71,14 @@ def main() -> None:
         seed=0,
         sequences=SEQUENCES,
     )
-    say(f"distilled, {options.steps} steps", checkpoint, originals, learned, judged, began)
+    say(
+        f"distilled, {options.steps} steps",
+        checkpoint,
+        originals,
+        learned,
+        judged,
+        seconds=time.process_time() - began,
+    )
 
 
 def by_blocks(checkpoint: Checkpoint, format: str, tokens: np.ndarray) -> list[BlockResult]:
@@ -93,10 +101,10 @@ def say(
     originals: dict[str, Tensor],
     blocks: list[BlockResult],
     judged: Tensor,
-    began: float,
+    *,
+    seconds: float,
 ) -> None:
     """A row of the table."""
-    seconds = time.process_time() - began
     tensors = dict(originals)
     for index, block in enumerate(blocks):
         prefix = f"blocks.{index}."
