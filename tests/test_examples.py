@@ -24,7 +24,7 @@ def test_examples_run(
     assert "penjing.cli" not in EXAMPLES.read_text("utf-8")
     exec(compile("\n".join(blocks), str(EXAMPLES), "exec"), {"__name__": "examples"})
     said = capsys.readouterr().out
-    assert "InfeasibleBudgetError" in said
+    assert "MissedBudgetError" in said
     assert {path.name for path in tmp_path.iterdir()} == {
         "cache",
         "begun",

@@ -110,6 +110,7 @@ def optimize(
             candidate, proof = proved(search)
         except MissedBudgetError as error:
             error.record = search.missed(error)
+            shutil.rmtree(search.trials.directory, ignore_errors=True)
             raise
         found = publish(
             search, candidate, proof, staging, out=out, tokens=tokens, price_per_hour=price_per_hour
