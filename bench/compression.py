@@ -208,9 +208,9 @@ def table() -> str:
         lines.append(f"| {kept:.1%} | pruned | {start[2]:.4f} | +{lost:.4f} | | {start[3]:.4f} | | |")
         for each in mine:
             tokens, seconds, loss, divergence = each.curve[-1]
-            regained = (start[2] - loss) / lost
+            regained = "" if each.way == "scratch" else f"{(start[2] - loss) / lost:.0%}"
             lines.append(
-                f"| | {each.way} | {loss:.4f} | {loss - teacher:+.4f} | {regained:.0%} | {divergence:.4f} | "
+                f"| | {each.way} | {loss:.4f} | {loss - teacher:+.4f} | {regained} | {divergence:.4f} | "
                 f"{tokens / 1e6:.2f} M | {seconds / 60:.0f} |"
             )
         draw(fraction, mine, start[2])
