@@ -16,7 +16,15 @@ from penjing.optimize.costing import KV_LOSS, Costs
 from penjing.optimize.record import SearchRecord
 from penjing.optimize.record_parts import LimitName, Point
 from penjing.optimize.searched import missed_record, points_of
-from penjing.optimize.solver import InfeasibleError, Limits, Quantity, frontier, least_of_each, solve
+from penjing.optimize.solver import (
+    Assignment,
+    InfeasibleError,
+    Limits,
+    Quantity,
+    frontier,
+    least_of_each,
+    solve,
+)
 from penjing.optimize.trials import Trial, Trials
 from penjing.spec import Kv, MethodName, Objective
 
@@ -113,7 +121,10 @@ class Search:
 
     def candidate(self, limits: Limits, quantity: Quantity, kv: Kv, method: MethodName) -> Candidate:
         """The least of a quantity within limits. Raises InfeasibleError."""
-        assignment = solve(self.groups, limits, quantity)
+        return self.made_of(solve(self.groups, limits, quantity), kv, method)
+
+    def made_of(self, assignment: Assignment, kv: Kv, method: MethodName) -> Candidate:
+        """The candidate of an assignment."""
         return candidate_of(assignment, self.costs.checkpoint.config, method, kv, self.trials.settings.seed)
 
     def learn(self, candidate: Candidate, trial: Trial) -> None:
@@ -193,13 +204,10 @@ class Search:
         limit = self.trials.budget.max_nll_increase
         assert limit is not None
         if self.method == "search" or BEST_GAIN[self.method] * trial.upper_delta_nll > limit:
-            self.tried.append((quick, trial))
-            self.gain = trial.upper_delta_nll / quick.assignment.loss
+            self.learn(quick, trial)
             nearest = self.nearest(least_of_each(self.groups, self.limits(kv, kv_loss)))
             raise MissedBudgetError("loss", nearest | {"loss": safe_loss(trial)})
-        return candidate_of(
-            quick.assignment, self.costs.checkpoint.config, self.method, kv, self.trials.settings.seed
-        )
+        return self.made_of(quick.assignment, kv, self.method)
 
     def failed(self) -> MissedBudgetError:
         """Nothing that was built keeps the budget, or could be proved to: what it would have needed."""

@@ -40,7 +40,7 @@ from penjing.optimize.searched import kept_record
 from penjing.optimize.sensitivity import Sensitivity, sensitivity
 from penjing.optimize.trials import CLAIM_SHARE, Trial, Trials, open_directory
 from penjing.optimize.weight_losses import weight_losses
-from penjing.spec import Budget, Calibration, MethodName, Objective, Recipe, Spec, preset, validate
+from penjing.spec import Budget, Calibration, MethodName, Objective, Recipe, Spec, validate
 
 CALIBRATION = Calibration(tokens=8192, sequence_tokens=256)
 
@@ -88,7 +88,7 @@ def optimize(
     """
     if not budget.limits_anything:
         raise SpecError("budget: limits nothing; give --max-size, --max-loss, or a limit of speed or memory")
-    validate(Recipe, preset("int4").model_dump() | {"seed": seed}, "optimize")
+    validate(Recipe, {"steps": [{}], "seed": seed}, "optimize")
     out, data = Path(out), Path(data)
     settings = Settings(window, None, threads, seed, budget.confidence, speed)
     staging = StagingDirectory(out, force=force, objection=objection_to_replacing)
@@ -170,13 +170,13 @@ def begin(
 
 def scores(checkpoint: Checkpoint, settings: Settings, say: Say, progress: Progress) -> Sensitivity:
     """What every group would lose in every format, on calibration text; kept in the user's cache."""
+    if find_spec("torch") is None:
+        say("torch is not installed: formats are judged by weights alone, and chosen less well")
+        return weight_losses(checkpoint, OFFERED, progress)
     calibration = possible(CALIBRATION, checkpoint, False, say)
     text = calibration_tokens(
         checkpoint, calibration, (), seed=settings.seed, threads=settings.threads, progress=progress
     )
-    if find_spec("torch") is None:
-        say("torch is not installed: formats are judged by weights alone, and chosen less well")
-        return weight_losses(checkpoint, OFFERED, progress)
     directory = cache_directory() / "sensitivity"
     return sensitivity(checkpoint, text, OFFERED, directory=directory, progress=progress)
 

@@ -19,12 +19,11 @@ from penjing.optimize.evaluate import host
 from penjing.optimize.profile import measure_profile
 from penjing.optimize.proof import Proof
 from penjing.optimize.record import SearchRecord
-from penjing.optimize.record_parts import LimitName, ModelRecord, Objective, Point, Span
+from penjing.optimize.record_parts import Figures, LimitName, ModelRecord, Objective, Point, Span
 from penjing.optimize.recording import (
     claim_of,
     commands_for,
     errors_of,
-    figures,
     figures_of,
     layers_of,
     limits_of,
@@ -101,7 +100,7 @@ def missed_record(
         objective=objective,
         outcome="infeasible",
         binding=binding,
-        before=figures(trials.checkpoint.tensor_bytes, 1.0, None).model_copy(update={"perplexity": None}),
+        before=Figures(tensor_bytes=trials.checkpoint.tensor_bytes),
         frontier=points,
         stages=tuple(Span(name=name, seconds=seconds) for name, seconds in stages.items()),
         text=record_text(trials.text_name, trials.tune),
