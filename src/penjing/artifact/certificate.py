@@ -7,7 +7,6 @@ so the artifact's hash does not cover it; the certificate names the artifact by 
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,7 +14,7 @@ from pydantic import Field, ValidationError
 
 from penjing.artifact.layout import CERTIFICATE_FILE
 from penjing.artifact.manifest import HEX_SHA256, read_manifest
-from penjing.artifact.staging import output_errors, sync
+from penjing.artifact.staging import replace_file
 from penjing.errors import CertificateError
 from penjing.spec import Budget, Kv, Spec, Tier, canonical_json, describe
 
@@ -123,15 +122,7 @@ def write_certificate(directory: str | Path, certificate: Certificate) -> Path:
     """
     check_artifact(Path(directory), certificate)
     path = Path(directory) / CERTIFICATE_FILE
-    partial = path.with_name(f".{CERTIFICATE_FILE}.partial-{os.getpid()}")
-    with output_errors(path):
-        try:
-            partial.write_text(canonical_json(certificate) + "\n", "utf-8")
-            sync(partial)
-            partial.replace(path)
-            sync(path.parent)
-        finally:
-            partial.unlink(missing_ok=True)
+    replace_file(path, canonical_json(certificate) + "\n")
     return path
 
 

@@ -29,6 +29,19 @@ def output_errors(target: Path) -> Iterator[None]:
         ) from error
 
 
+def replace_file(path: Path, text: str) -> None:
+    """Write a file, whole or not at all, over an older one. Raises OutputNotWritableError."""
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    with output_errors(path):
+        try:
+            partial.write_text(text, "utf-8")
+            sync(partial)
+            partial.replace(path)
+            sync(path.parent)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
 class StagingDirectory:
     """A locked temporary sibling of `target`.
 

@@ -8,7 +8,6 @@ needs nothing else. What no search found out is absent (None, or empty), and its
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Literal, Self
 
@@ -18,7 +17,7 @@ from penjing.artifact import is_artifact
 from penjing.artifact.certificate import Certificate, Sha256, read_certificate
 from penjing.artifact.layout import CERTIFICATE_FILE, REPORT_FILE
 from penjing.artifact.manifest import read_manifest
-from penjing.artifact.staging import output_errors, sync
+from penjing.artifact.staging import replace_file
 from penjing.errors import RecordError
 from penjing.optimize.documents import TextRecord
 from penjing.optimize.evaluation import Host
@@ -112,15 +111,7 @@ def write_record(path: str | Path, record: SearchRecord) -> Path:
     """
     file = record_file(path)
     check_artifact(file, record)
-    partial = file.with_name(f".{file.name}.partial-{os.getpid()}")
-    with output_errors(file):
-        try:
-            partial.write_text(canonical_json(record) + "\n", "utf-8")
-            sync(partial)
-            partial.replace(file)
-            sync(file.parent)
-        finally:
-            partial.unlink(missing_ok=True)
+    replace_file(file, canonical_json(record) + "\n")
     return file
 
 

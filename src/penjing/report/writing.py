@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
-from penjing.artifact.staging import output_errors
+from penjing.artifact.staging import replace_file
 from penjing.errors import OutputExistsError
 
 
@@ -16,10 +15,4 @@ def write_report(path: Path, text: str, *, force: bool = False) -> None:
     """
     if path.exists() and not force:
         raise OutputExistsError(f"{path}: exists; choose another name, or replace it with --force")
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    with output_errors(path):
-        try:
-            partial.write_text(text, "utf-8")
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+    replace_file(path, text)
