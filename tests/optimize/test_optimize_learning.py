@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +13,11 @@ from checkpoints import LLAMA, write_checkpoint
 from penjing.errors import CorruptCheckpointError
 from penjing.models import Checkpoint
 from penjing.models.trainable import TrainableModel
-from penjing.optimize import distilling
-from penjing.optimize.distilling import distill, divergences
-from penjing.optimize.learning import Learned, Run, forward_flops, learn, steps_of
+from penjing.optimize.distilling import Distilling, distill, divergences
+from penjing.optimize.learning import Learned, forward_flops
+from penjing.optimize.order import Order
+from penjing.optimize.pace import steps_of
+from penjing.optimize.training import Training
 from penjing.optimize.transferring import transfer
 from penjing.spec import DistillStep, TrainStep, TransferStep
 from penjing.training.loop import Task
@@ -23,7 +26,7 @@ from penjing.training.optimizers import AdamW
 LEARNED = Learned(steps=1, tokens_trained=64, seconds=1.0, flop_utilisation=0.5)
 
 
-def small_task() -> Task[int]:
+def small_task() -> Task[Any]:
     """One weight, drawn to 1; every batch takes a while."""
     model = torch.nn.Linear(1, 1)
 
@@ -55,25 +58,19 @@ def test_operations_of_a_step(tmp_path: Path) -> None:
     assert forward_flops(config, 16) == 16 * 2 * matrices + attention
 
 
-def test_a_run_says_what_it_took(tmp_path: Path) -> None:
+def test_a_run_says_what_it_took(checkpoint: Path, tmp_path: Path) -> None:
     said: list[str] = []
-    run = Run(
-        TrainStep(batch=2),
-        20,
-        length=8,
-        optimizer=AdamW(0.1),
-        flops_per_step=1e6,
-        seed=0,
-        state=tmp_path / "state",
-    )
-    done = learn(small_task(), run, say=said.append, progress=lambda *_: None)
+    order = Order(tmp_path / "out", say=said.append)
+    step = TrainStep(batch=2, sequence_tokens=8)
+    run = Training(Checkpoint.open(checkpoint), step, order, tmp_path / "state")
+    done = run.learn(small_task(), AdamW(0.1), 20)
     assert (done.steps, done.tokens_trained) == (20, 320)
     assert done.seconds > 0
     assert 0 < done.flop_utilisation < 1
     assert len(said) == 10
     assert "% of the float32 rate" in said[-1]
     assert " tokens/s, " in said[-1]
-    again = learn(small_task(), run, say=said.append, progress=lambda *_: None)
+    again = run.learn(small_task(), AdamW(0.1), 20)
     assert again.seconds == done.seconds, "nothing is left to do, and time is that of all resumptions"
 
 
@@ -84,12 +81,12 @@ def test_the_best_weights_are_those_nearest_to_the_teacher(
     small = Path(transfer(checkpoint, tmp_path / "half", TransferStep(layers=1), [own_text], threads=1).path)
     seen: list[float] = []
 
-    def look(task: Task[object], *_: object, **__: object) -> Learned:
+    def look(self: Distilling, task: Task[object], *_: object) -> Learned:
         assert task.evaluate is not None
         seen.append(float(np.mean(task.evaluate())))
         return LEARNED
 
-    monkeypatch.setattr(distilling, "learn", look)
+    monkeypatch.setattr(Distilling, "learn", look)
     step = DistillStep(steps=1, batch=2, sequence_tokens=16)
     shaped = distill(small, checkpoint, tmp_path / "a", step, [own_text], threads=1)
     hard = step.model_copy(update={"soft_weight": 0.0, "hard_weight": 1.0})

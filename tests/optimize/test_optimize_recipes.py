@@ -120,7 +120,7 @@ def test_a_killed_run_goes_on(
     class KilledError(Exception):
         pass
 
-    for name in ("prune", "distill", "quantize"):
+    for name in ("pruned", "distilled", "quantize"):
         real = getattr(recipes, name)
 
         def cut(*arguments: object, name: str = name, real: object = real, **options: object) -> object:
@@ -141,7 +141,7 @@ def test_a_killed_run_goes_on(
     with pytest.raises(SpecError, match="another data"):
         apply_recipe(checkpoint, out, steps, threads=1, resume=True)
     done = apply_recipe(checkpoint, out, steps, [own_text], threads=1, resume=True)
-    assert taken == ["prune", "prune", "distill", "distill", "quantize", "quantize"]
+    assert taken == ["pruned", "pruned", "distilled", "distilled", "quantize", "quantize"]
     assert done.artifact_hash == whole.artifact_hash
     assert not (tmp_path / "tray.steps").exists()
 

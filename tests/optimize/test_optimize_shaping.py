@@ -26,6 +26,7 @@ from penjing.errors import (
 from penjing.models import Checkpoint
 from penjing.models.trainable import TrainableModel
 from penjing.optimize.distilling import distill
+from penjing.optimize.order import Order
 from penjing.optimize.pruning import prune
 from penjing.optimize.shaping import Shaped, held_loss, length_of
 from penjing.optimize.texts import HELD_BLOCKS, Texts, Wanted, gather_texts
@@ -202,7 +203,7 @@ def test_one_document_is_cut_by_place(checkpoint: Path, tmp_path: Path) -> None:
 
 
 def read(model: Path, data: Path, directory: Path, wanted: Wanted) -> Texts:
-    return gather_texts(Checkpoint.open(model), [data], wanted, directory)
+    return gather_texts(Checkpoint.open(model), Order(directory, [data]), wanted, directory)
 
 
 def test_the_held_loss_is_that_of_the_whole_model(checkpoint: Path) -> None:

@@ -9,8 +9,7 @@ from typing import Annotated
 import typer
 
 from penjing.cli.options import Checkpoint, Force, Json, Out, Seed, Threads
-from penjing.cli.shaped import QUANTIZE, Texts, require_torch, say, show
-from penjing.cli.show import progress_bar
+from penjing.cli.shaped import QUANTIZE, Texts, ordered, require_torch, show
 
 
 class LossName(StrEnum):
@@ -67,26 +66,13 @@ def distill(
     A student that was pruned or transferred from its teacher learns back most of what that cost.
     """
     require_torch("distilling")
-    from penjing.optimize.distilling import distill as run
+    from penjing.optimize.distilling import distilled
     from penjing.spec import DistillStep, validate
 
     pace = paced(steps, minutes, learning_rate, batch, sequence_tokens)
     step = validate(DistillStep, {**pace, "loss": LOSSES[loss]}, "distill")
-    with progress_bar() as progress:
-        shaped = run(
-            student,
-            teacher,
-            out,
-            step,
-            data or (),
-            store=store,
-            state=state,
-            seed=seed,
-            force=force,
-            threads=threads,
-            say=say,
-            progress=progress,
-        )
+    with ordered(out, data, seed, force, threads) as order:
+        shaped = distilled(student, teacher, step, order, state=state, store=store)
     show(shaped, [QUANTIZE], teacher, as_json)
 
 
@@ -121,24 +107,13 @@ def train(
 ) -> None:
     """Train a checkpoint on text of yours, by the next token; part of it is held apart to measure on."""
     require_torch("training")
-    from penjing.optimize.training import train as run
+    from penjing.optimize.training import trained
     from penjing.spec import TrainStep, validate
 
     pace = paced(steps, minutes, learning_rate, batch, sequence_tokens)
     step = validate(TrainStep, {**pace, "lora_rank": lora, "from_scratch": from_scratch}, "train")
-    with progress_bar() as progress:
-        shaped = run(
-            model,
-            out,
-            data,
-            step,
-            state=state,
-            seed=seed,
-            force=force,
-            threads=threads,
-            say=say,
-            progress=progress,
-        )
+    with ordered(out, data, seed, force, threads) as order:
+        shaped = trained(model, step, order, state)
     show(shaped, [QUANTIZE], model, as_json)
 
 

@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 
 from penjing.cli.options import Checkpoint, Force, Json, Out, Seed, Threads
-from penjing.cli.shaped import EVALUATE, HEAL, QUANTIZE, TRAIN, Texts, require_torch, say, show
-from penjing.cli.show import progress_bar
+from penjing.cli.shaped import EVALUATE, HEAL, QUANTIZE, TRAIN, Texts, ordered, require_torch, show
 
 
 class ImportanceName(StrEnum):
@@ -61,7 +60,7 @@ def prune(
     --sparsity or --pattern, whose zeros are for programs that can skip them.
     """
     require_torch("pruning")
-    from penjing.optimize.pruning import prune as run
+    from penjing.optimize.pruning import pruned
     from penjing.spec import PruneStep, validate
 
     wanted = {
@@ -73,18 +72,8 @@ def prune(
         "method": method,
     }
     step = validate(PruneStep, wanted, "prune")
-    with progress_bar() as progress:
-        shaped = run(
-            model,
-            out,
-            step,
-            data or (),
-            seed=seed,
-            force=force,
-            threads=threads,
-            say=say,
-            progress=progress,
-        )
+    with ordered(out, data, seed, force, threads) as order:
+        shaped = pruned(model, step, order)
     show(shaped, [HEAL, QUANTIZE] if step.method is None else [EVALUATE], model, as_json)
 
 
@@ -116,22 +105,12 @@ def transfer(
     computes at first what the small one did.
     """
     require_torch("transferring")
-    from penjing.optimize.transferring import transfer as run
+    from penjing.optimize.transferring import transferred
     from penjing.spec import TransferStep, validate
 
     sizes = {"layers": layers, "hidden": hidden, "intermediate": intermediate, "heads": heads}
     step = validate(TransferStep, {**sizes, "parameters": parameters}, "transfer")
-    with progress_bar() as progress:
-        shaped = run(
-            model,
-            out,
-            step,
-            data or (),
-            seed=seed,
-            force=force,
-            threads=threads,
-            say=say,
-            progress=progress,
-        )
+    with ordered(out, data, seed, force, threads) as order:
+        shaped = transferred(model, step, order)
     is_larger = shaped.after.parameters > shaped.before.parameters
     show(shaped, [TRAIN] if is_larger else [HEAL, QUANTIZE], model, as_json)

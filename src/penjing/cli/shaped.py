@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from penjing.cli.show import megabytes, percent, print_json, print_table
+from penjing.cli.show import megabytes, percent, print_json, print_table, progress_bar
 from penjing.errors import MissingExtraError
 
 if TYPE_CHECKING:  # the package behind it takes time to load
+    from penjing.optimize.order import Order
     from penjing.optimize.shaping import Shaped
 
 Texts = Annotated[
@@ -38,6 +41,17 @@ def require_torch(purpose: str) -> None:
 def say(line: str) -> None:
     """A line about the work."""
     print(f"penjing: {line}", file=sys.stderr)
+
+
+@contextmanager
+def ordered(
+    out: Path, data: list[Path] | None, seed: int, force: bool, threads: int | None
+) -> Iterator[Order]:
+    """What a command was told besides its step; while it works, a bar says how far it is."""
+    from penjing.optimize.order import Order
+
+    with progress_bar() as progress:
+        yield Order(out, data or (), seed, force, threads, say, progress)
 
 
 def show(shaped: Shaped, next_commands: list[str], model: str, as_json: bool) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from tempfile import TemporaryDirectory, mkdtemp
 
 import numpy as np
 import torch
@@ -22,36 +22,18 @@ from penjing.distill.task import Distillation, Teacher, distillation_task
 from penjing.distill.vocabulary import check_same_tokens
 from penjing.measure.machine import usable_memory_bytes
 from penjing.models import Checkpoint
-from penjing.models.torch_model import TorchModel, tensor_of
+from penjing.models.torch_model import TorchModel
 from penjing.models.trainable import TrainableModel
-from penjing.optimize.learning import (
-    BYTES_A_WEIGHT,
-    FORWARD_AND_BACKWARD,
-    Run,
-    evaluation,
-    forward_flops,
-    learn,
-    muon,
-    steps_of,
-)
+from penjing.optimize.learning import Learning, evaluation, forward_flops, muon
+from penjing.optimize.order import Order
 from penjing.optimize.progress import Progress, Say, silent
-from penjing.optimize.shaping import (
-    BATCH,
-    Shaped,
-    check_memory,
-    check_output,
-    length_of,
-    measured,
-    publish,
-    result,
-    torch_threads,
-)
-from penjing.optimize.texts import Texts, Wanted, gather_texts
+from penjing.optimize.shaping import BATCH, Shaped, Side, streamed
+from penjing.optimize.texts import Texts
 from penjing.spec import DistillStep
 from penjing.training.loop import Task
+from penjing.training.optimizers import OptimizerConfig
 
 RATE = 0.003  # of Muon (docs/compression.md)
-REHEARSED = 2  # batches, to learn how many fit into a time
 
 
 def distill(
@@ -78,49 +60,89 @@ def distill(
     store, of the least loss. Raises VocabularyMismatchError, KnowledgeStoreError, OutputExistsError,
     SpecError, DataError, DivergedError.
     """
-    step, target = step or DistillStep(), Path(out)
+    order = Order(Path(out), data, seed, force, threads, say, progress)
+    return distilled(student, teacher, step or DistillStep(), order, state=state, store=store)
+
+
+def distilled(
+    student: str | Path,
+    teacher: str | Path,
+    step: DistillStep,
+    order: Order,
+    *,
+    state: Path | None = None,
+    store: Path | None = None,
+) -> Shaped:
+    """As `distill`."""
     pupil, master = Checkpoint.open(student), Checkpoint.open(teacher)
-    check_same_tokens(master, pupil)
-    check_output(target, force)
-    check_memory("training", count_parameters(pupil.config), BYTES_A_WEIGHT)
-    length = length_of(step.sequence_tokens, pupil, master)
-    with TemporaryDirectory() as scratch, torch_threads(threads):
-        model = TrainableModel.of(pupil, length)
-        reading = reader(master, length, count_parameters(pupil.config) * BYTES_A_WEIGHT)
+    return Distilling(pupil, step, order, state, teacher=master, store=store).learned()
 
-        def texts_of(blocks: int) -> Texts:
-            place = Path(mkdtemp(dir=scratch))
-            wanted = Wanted(length, blocks, seed)
-            return gather_texts(master, data, wanted, place, threads=threads, say=say, progress=progress)
 
-        def task_of(texts: Texts, teaching: Teacher) -> Task[Lesson]:
-            lessons = Lessons(texts.learn, length, step.batch, seed)
-            return distillation_task(model, teaching, lessons, losses_of(step, seed))
+@dataclass(frozen=True, eq=False)
+class Distilling(Learning[Lesson]):
+    """A student that learns what its teacher says. store: see `distill`."""
 
-        num_steps = steps_of(step, state, lambda: task_of(texts_of(REHEARSED * step.batch), reading))
-        texts = texts_of(max(step.batch, num_steps * step.batch))
-        before, above = measured(pupil, texts.report), measured(master, texts.report)
-        before = before.model_copy(update={"kl": float(np.mean(divergences(reading, model, texts.report)))})
-        teaching: Teacher = reading
-        if store is not None:
-            teaching = stored(store, master, reading, texts, seed=seed, progress=progress)
-        flops = FORWARD_AND_BACKWARD * forward_flops(pupil.config, length)
-        if store is None:
-            flops += forward_flops(master.config, length)
-        task = task_of(texts, teaching)
-        if store is None and (step.soft_weight or step.feature_weight or step.relation_weight):
-            task = replace(task, evaluate=lambda: divergences(reading, model, texts.stop))
-        else:
-            task = replace(task, evaluate=evaluation(model, texts.stop))
-        optimizer = muon(step.learning_rate or RATE, pupil.config.hidden_size)
-        run = Run(step, num_steps, length, optimizer, step.batch * flops, seed, state)
-        learned = learn(task, run, say=say, progress=progress)
-        written = publish(target, pupil.config, model.tensors(), pupil, force=force)
-        whole = TorchModel(written.config, lambda name: tensor_of(written.read(name)), length)
-        apart = float(np.mean(divergences(reading, whole, texts.report)))
-        after = measured(written, texts.report).model_copy(update={"kl": apart})
-        shaped = result(target, before, after, texts)
-    return shaped.model_copy(update={"teacher": above, **asdict(learned)})
+    step: DistillStep
+    teacher: Checkpoint = field(kw_only=True)
+    store: Path | None = None
+
+    def __post_init__(self) -> None:
+        check_same_tokens(self.teacher, self.checkpoint)
+
+    @cached_property
+    def reading(self) -> TrainableModel | TorchModel:
+        """The teacher in memory or, where there is no room beside the student, read block by block."""
+        student, teacher = (count_parameters(one.config) for one in (self.checkpoint, self.teacher))
+        if self.bytes_a_weight * student + 4 * teacher <= usable_memory_bytes():
+            return TrainableModel.of(self.teacher, self.length)
+        return streamed(self.teacher, self.length)
+
+    @property
+    def flops_a_sequence(self) -> int:
+        """Those of a teacher that is asked are among them."""
+        asked = forward_flops(self.teacher.config, self.length) if self.store is None else 0
+        return super().flops_a_sequence + asked
+
+    def beginning(self) -> tuple[TrainableModel, OptimizerConfig]:
+        """The student, whole."""
+        rate, width = self.step.learning_rate or RATE, self.checkpoint.config.hidden_size
+        return TrainableModel.of(self.checkpoint, self.length), muon(rate, width)
+
+    def task(self, model: TrainableModel, texts: Texts) -> Task[Lesson]:
+        """Lessons of the teacher or of a store; judged by the KL where the teacher is there to be asked."""
+        step = self.step
+        if self.store is not None:
+            return self.taught(model, texts, self.stored(self.store, texts))
+        task = self.rehearsal(model, texts)
+        if not (step.soft_weight or step.feature_weight or step.relation_weight):
+            return task
+        return replace(task, evaluate=lambda: divergences(self.reading, model, texts.stop))
+
+    def rehearsal(self, model: TrainableModel, texts: Texts) -> Task[Lesson]:
+        """Lessons of the teacher, also where there is a store."""
+        return self.taught(model, texts, self.reading)
+
+    def taught(self, model: TrainableModel, texts: Texts, teacher: Teacher) -> Task[Lesson]:
+        """Lessons of whoever teaches, judged by the loss of the text."""
+        lessons = Lessons(texts.learn, self.length, self.step.batch, self.order.seed)
+        task = distillation_task(model, teacher, lessons, losses_of(self.step, self.order.seed))
+        return replace(task, evaluate=evaluation(model, texts.stop))
+
+    def stored(self, directory: Path, texts: Texts) -> KnowledgeStore:
+        """The store of the teacher's knowledge of this text, written if it is not there."""
+        knowledge = Knowledge.of(self.teacher, texts.learn, texts.length, seed=self.order.seed)
+        return write_store(
+            directory,
+            knowledge,
+            lambda number: texts.learn.blocks([number], texts.length)[0, :-1],
+            self.reading,
+            report=lambda done: self.order.progress("the teacher's knowledge", done, knowledge.num_blocks),
+        )
+
+    def side(self, checkpoint: Checkpoint, texts: Texts) -> Side:
+        """With the KL from the teacher."""
+        apart = divergences(self.reading, streamed(checkpoint, self.length), texts.report)
+        return super().side(checkpoint, texts).model_copy(update={"kl": float(np.mean(apart))})
 
 
 def losses_of(step: DistillStep, seed: int) -> Distillation:
@@ -145,30 +167,3 @@ def divergences(
         pairs = zip(student(tokens), teacher(tokens), strict=True)
         found += [float(temperature_kl(mine, theirs)) for mine, theirs in pairs]
     return found
-
-
-def reader(teacher: Checkpoint, length: int, bytes_taken: int) -> TrainableModel | TorchModel:
-    """The teacher in memory or, where there is no room beside what is taken, read block by block."""
-    if bytes_taken + 4 * count_parameters(teacher.config) <= usable_memory_bytes():
-        return TrainableModel.of(teacher, length)
-    return TorchModel(teacher.config, lambda name: tensor_of(teacher.read(name)), length)
-
-
-def stored(
-    directory: Path,
-    checkpoint: Checkpoint,
-    teacher: TrainableModel | TorchModel,
-    texts: Texts,
-    *,
-    seed: int,
-    progress: Progress,
-) -> KnowledgeStore:
-    """The store of a teacher's knowledge of this text, written if it is not there."""
-    knowledge = Knowledge.of(checkpoint, texts.learn, texts.length, seed=seed)
-    return write_store(
-        directory,
-        knowledge,
-        lambda number: texts.learn.blocks([number], texts.length)[0, :-1],
-        teacher,
-        report=lambda done: progress("the teacher's knowledge", done, knowledge.num_blocks),
-    )

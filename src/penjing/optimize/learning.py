@@ -1,66 +1,56 @@
-"""How many steps a model learns for, the run itself, and what it took; what distilling and training share."""
+"""What distilling and training share: the run from one checkpoint to another, and what it took."""
 
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from tempfile import TemporaryDirectory, mkdtemp
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from penjing.artifact.config import ModelConfig, expected_tensors
-from penjing.errors import CorruptCheckpointError
+from penjing.artifact.config import ModelConfig, count_parameters, expected_tensors
 from penjing.measure.cost import model_cost
 from penjing.measure.machine import multiplies_bf16
+from penjing.models import Checkpoint
 from penjing.models.trainable import TrainableModel
-from penjing.optimize.progress import Progress, Say
+from penjing.optimize.order import Order
+from penjing.optimize.pace import steps_of
+from penjing.optimize.shaping import (
+    Shaped,
+    Side,
+    check_memory,
+    check_output,
+    length_of,
+    measured,
+    publish,
+    result,
+    torch_threads,
+)
+from penjing.optimize.texts import Texts, Wanted, gather_texts
 from penjing.spec.steps import Paced
 from penjing.training.loop import Task, TrainingConfig, train
 from penjing.training.objectives import sequence_losses
 from penjing.training.optimizers import AdamW, Muon, OptimizerConfig
 from penjing.training.reports import Effort, StepReport
 from penjing.training.schedules import Schedule
-from penjing.training.state import write_text
 from penjing.training.stopping import EarlyStopping
 
 Batch = TypeVar("Batch")
 
-STEPS = 200  # where nobody says how long
 EVALUATIONS = 10  # of a run
 ADAMW_RATE = 85.0  # over the width, of Muon's rate: a third of it at 256
 WARMUP = 0.05  # part of the steps
 EVALUATED_AT_ONCE = 4  # blocks
-BYTES_A_WEIGHT = 20  # a float, its gradient, two moments, and the best weights so far
-SHARE_OF_TIME = 0.85  # for steps; evaluations take the rest
 FORWARD_AND_BACKWARD = 3  # times the operations of going forward
+REHEARSED = 2  # steps, to learn how many fit into a time
 PROBE_WIDTH, PROBES = 1024, 5
-STEPS_FILE = "steps"  # in the directory of a state: what minutes came to
-
-
-@dataclass(frozen=True)
-class Run:
-    """What a run of `num_steps` steps is besides its task.
-
-    optimizer: with its rates. flops_per_step: of a step's matrices, forward and backward.
-    state: a directory to save to and to go on from.
-    """
-
-    pace: Paced
-    num_steps: int
-    length: int
-    optimizer: OptimizerConfig
-    flops_per_step: float
-    seed: int
-    state: Path | None
-
-    @property
-    def tokens_per_step(self) -> int:
-        """Tokens read."""
-        return self.pace.batch * self.length
 
 
 @dataclass(frozen=True)
@@ -75,78 +65,112 @@ class Learned:
     flop_utilisation: float
 
 
-def steps_of(pace: Paced, state: Path | None, rehearse: Callable[[], Task[Batch]]) -> int:
-    """How many steps a run has: what is asked for, or what fits into its minutes.
+@dataclass(frozen=True, eq=False)
+class Learning(ABC, Generic[Batch]):
+    """A checkpoint that learns from text, and becomes another one.
 
-    rehearse: a task like that of the run, to time. What minutes come to is kept with the run's state, so that
-    it goes on with the same number.
+    state: a directory to save to and to go on from. teacher: who writes and reads the text, if not itself.
     """
-    if pace.minutes is None:
-        return pace.steps or STEPS
-    kept = None if state is None else state / STEPS_FILE
-    if kept is not None and kept.is_file():
-        text = kept.read_text("utf-8").strip()
-        if not text.isdecimal() or not int(text):
-            raise CorruptCheckpointError(f"{kept}: is no number of steps; remove {kept.parent}")
-        return int(text)
-    steps = steps_within(rehearse(), SHARE_OF_TIME * 60 * pace.minutes)
-    if kept is not None:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        write_text(kept, f"{steps}\n")
-    return steps
 
+    checkpoint: Checkpoint
+    step: Paced
+    order: Order
+    state: Path | None = None
+    teacher: Checkpoint | None = None
 
-def steps_within(task: Task[Batch], seconds: float) -> int:
-    """How many steps fit, by the time of the second of two that move nothing."""
-    taken = 0.0
-    for number in range(2):
-        began = time.monotonic()
-        with torch.autocast("cpu", torch.bfloat16, enabled=multiplies_bf16()):
-            loss = task.objective(task.batch(number))
-        loss.backward()  # type: ignore[no-untyped-call]
-        task.model.zero_grad(set_to_none=True)
-        taken = time.monotonic() - began
-    return max(1, int(seconds / taken))
+    @cached_property
+    def length(self) -> int:
+        """Tokens of a sequence."""
+        models = [self.checkpoint] if self.teacher is None else [self.checkpoint, self.teacher]
+        return length_of(self.step.sequence_tokens, *models)
+
+    @property
+    def bytes_a_weight(self) -> int:
+        """A float, its gradient, two moments, and the best weights so far."""
+        return 20
+
+    @property
+    def flops_a_sequence(self) -> int:
+        """Of a step's matrices, forward and backward."""
+        return FORWARD_AND_BACKWARD * forward_flops(self.checkpoint.config, self.length)
+
+    @abstractmethod
+    def beginning(self) -> tuple[TrainableModel, OptimizerConfig]:
+        """What is trained, and by what."""
+
+    @abstractmethod
+    def task(self, model: TrainableModel, texts: Texts) -> Task[Batch]:
+        """What the model learns from texts."""
+
+    def rehearsal(self, model: TrainableModel, texts: Texts) -> Task[Batch]:
+        """What takes as long, to time it."""
+        return self.task(model, texts)
+
+    def side(self, checkpoint: Checkpoint, texts: Texts) -> Side:
+        """What a checkpoint is on text held apart."""
+        return measured(checkpoint, texts.report)
+
+    def texts(self, num_steps: int, scratch: str) -> Texts:
+        """As much text as so many steps read."""
+        wanted = Wanted(self.length, num_steps * self.step.batch, self.order.seed)
+        return gather_texts(self.teacher or self.checkpoint, self.order, wanted, Path(mkdtemp(dir=scratch)))
+
+    def learned(self) -> Shaped:
+        """Learn, write what came of it, and measure before and after."""
+        order, old = self.order, self.checkpoint
+        check_output(order.out, order.force)
+        check_memory("training", count_parameters(old.config), self.bytes_a_weight)
+        with TemporaryDirectory() as scratch, torch_threads(order.threads):
+            model, optimizer = self.beginning()
+            num_steps = steps_of(
+                self.step, self.state, lambda: self.rehearsal(model, self.texts(REHEARSED, scratch))
+            )
+            texts = self.texts(num_steps, scratch)
+            before = self.side(old, texts)
+            teacher = None if self.teacher is None else measured(self.teacher, texts.report)
+            learned = self.learn(self.task(model, texts), optimizer, num_steps)
+            after = self.side(publish(order, old.config, model.tensors(), old), texts)
+        shaped = result(order.out, before, after, texts)
+        return shaped.model_copy(update={"teacher": teacher, **asdict(learned)})
+
+    def learn(self, task: Task[Batch], optimizer: OptimizerConfig, num_steps: int) -> Learned:
+        """Train `task.model`, in place, on a cosine; of the evaluations the best one's weights stay.
+
+        Matrices are multiplied in bfloat16 where the processor has such products.
+
+        Raises DivergedError, and what `train` raises.
+        """
+        order, tokens = self.order, self.step.batch * self.length
+        every = max(1, num_steps // EVALUATIONS)
+        effort = Effort(self.step.batch * self.flops_a_sequence, float_operations_per_second())
+        config = TrainingConfig(
+            num_steps=num_steps,
+            optimizer=optimizer,
+            schedule=Schedule("cosine", warmup_steps=max(1, round(WARMUP * num_steps))),
+            bf16=multiplies_bf16(),
+            seed=order.seed,
+            evaluate_every=every,
+            early_stopping=EarlyStopping(patience=num_steps, standard_errors=0.0),
+            log_every=every,
+            effort=effort,
+        )
+
+        def batch(number: int) -> Batch:
+            order.progress("train", number, num_steps)
+            return task.batch(number)
+
+        counted = replace(task, batch=batch, num_tokens=lambda _: tokens)
+        done = train(counted, config, self.state, report=lambda line: order.say(told(line, num_steps)))
+        order.progress("train", done.step, done.step)
+        logged = done.step // every * every  # the clock stops with the last line
+        seconds = done.seconds * done.step / logged
+        rate = effort.flops_per_step * done.step / seconds
+        return Learned(done.step, done.step * tokens, seconds, rate / effort.peak_flops_per_second)
 
 
 def muon(rate: float, width: int) -> Muon:
     """Muon for the matrices of the blocks, at a rate that fits every width; AdamW for the rest."""
     return Muon(learning_rate=rate, adamw=AdamW(learning_rate=ADAMW_RATE * rate / width))
-
-
-def learn(task: Task[Batch], run: Run, *, say: Say, progress: Progress) -> Learned:
-    """Train `task.model`, in place, on a cosine; of the evaluations the best one's weights stay.
-
-    Matrices are multiplied in bfloat16 where the processor has such products.
-
-    Raises DivergedError, and what `train` raises.
-    """
-    steps, tokens = run.num_steps, run.tokens_per_step
-    every = max(1, steps // EVALUATIONS)
-    effort = Effort(run.flops_per_step, float_operations_per_second())
-    config = TrainingConfig(
-        num_steps=steps,
-        optimizer=run.optimizer,
-        schedule=Schedule("cosine", warmup_steps=max(1, round(WARMUP * steps))),
-        bf16=multiplies_bf16(),
-        seed=run.seed,
-        evaluate_every=every,
-        early_stopping=EarlyStopping(patience=steps, standard_errors=0.0),
-        log_every=every,
-        effort=effort,
-    )
-
-    def batch(number: int) -> Batch:
-        progress("train", number, steps)
-        return task.batch(number)
-
-    counted = replace(task, batch=batch, num_tokens=lambda _: tokens)
-    done = train(counted, config, run.state, report=lambda line: say(told(line, steps)))
-    progress("train", done.step, done.step)
-    logged = done.step // every * every  # the clock stops with the last line
-    seconds = done.seconds * done.step / logged
-    rate = effort.flops_per_step * done.step / seconds
-    return Learned(done.step, done.step * tokens, seconds, rate / effort.peak_flops_per_second)
 
 
 def told(line: StepReport, steps: int) -> str:

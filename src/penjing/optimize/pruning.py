@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import Tensor
 
-from penjing.artifact.config import ModelConfig, TensorRole, block_tensors, count_parameters
+from penjing.artifact.config import block_tensors, count_parameters
 from penjing.models import Checkpoint
+from penjing.optimize.order import Order
 from penjing.optimize.progress import Progress, Say, silent
-from penjing.optimize.shaping import (
-    Made,
-    Reshaping,
-    Shaped,
-    check_memory,
-    check_output,
-    float_tensors,
-    reshape,
-)
+from penjing.optimize.shaping import Made, Shaped, check_memory, check_output, float_tensors, reshape
 from penjing.prune.patterns import Sparsity
 from penjing.prune.plan import Shrinking
 from penjing.prune.structured import StructuredPruning, prune_structured
@@ -47,21 +40,26 @@ def prune(
     one and one that the model writes itself. Raises OutputExistsError, SpecError for what cannot be removed
     or does not fit memory, UnsupportedConfigError for whole units of a model with experts, DataError.
     """
-    pruning = pruning_of(step or PruneStep())
-    checkpoint, target = Checkpoint.open(model), Path(out)
-    check_output(target, force)
+    order = Order(Path(out), data, seed, force, threads, say, progress)
+    return pruned(model, step or PruneStep(), order)
+
+
+def pruned(model: str | Path, step: PruneStep, order: Order) -> Shaped:
+    """As `prune`."""
+    pruning = pruning_of(step)
+    checkpoint = Checkpoint.open(model)
+    check_output(order.out, order.force)
     check_memory("pruning", count_parameters(checkpoint.config), BYTES_A_WEIGHT)
 
     def make(tokens: Tensor) -> Made:
         if isinstance(pruning, UnstructuredPruning):
-            return checkpoint.config, zeroed(checkpoint, tokens, pruning, progress)
-        progress("judge and remove", 0, 1)
+            return checkpoint.config, zeroed(checkpoint, tokens, pruning, order.progress)
+        order.progress("judge and remove", 0, 1)
         made = prune_structured(checkpoint.config, float_tensors(checkpoint), tokens, pruning)
-        progress("judge and remove", 1, 1)
+        order.progress("judge and remove", 1, 1)
         return made
 
-    reshaping = Reshaping(target, data, SEQUENCES, seed, force, threads)
-    return reshape(checkpoint, reshaping, make, say=say, progress=progress)
+    return reshape(checkpoint, order, SEQUENCES, make)
 
 
 def pruning_of(step: PruneStep) -> StructuredPruning | UnstructuredPruning:
@@ -80,14 +78,10 @@ def zeroed(
 ) -> dict[str, Tensor]:
     """Every tensor by canonical name, matrices of the blocks pruned."""
     tensors = float_tensors(checkpoint)
-    total = sum(role.is_matrix and not role.keeps_dtype for role in block_roles(checkpoint.config))
+    config = checkpoint.config
+    roles = [role for block in config.blocks for role in block_tensors(config, block).values()]
+    total = sum(role.is_matrix and not role.keeps_dtype for role in roles)
     for done, (name, tensor) in enumerate(prune_checkpoint(checkpoint, tokens, pruning)):
         tensors[name] = tensor
         progress("prune", done + 1, total)
     return tensors
-
-
-def block_roles(config: ModelConfig) -> Iterator[TensorRole]:
-    """Every tensor of every block."""
-    for block in config.blocks:
-        yield from block_tensors(config, block).values()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -13,16 +13,17 @@ from penjing.artifact.staging import StagingDirectory
 from penjing.artifact.writer import objection_to_replacing
 from penjing.errors import CorruptCheckpointError, SpecError
 from penjing.models import Checkpoint
-from penjing.optimize.distilling import distill
+from penjing.optimize.distilling import distilled
+from penjing.optimize.order import Order
 from penjing.optimize.progress import Progress, Say, silent
-from penjing.optimize.pruning import prune
+from penjing.optimize.pruning import pruned
 from penjing.optimize.quantizing import quantize
 from penjing.optimize.shaping import Shaped, check_output
-from penjing.optimize.training import train
-from penjing.optimize.transferring import transfer
+from penjing.optimize.training import trained
+from penjing.optimize.transferring import transferred
 from penjing.quantize.state import RunDirectory
 from penjing.quantize.walk import Origin
-from penjing.spec import DistillStep, PruneStep, Recipe, ShapingStep, Spec, TrainStep
+from penjing.spec import PruneStep, Recipe, ShapingStep, Spec, TrainStep, TransferStep
 from penjing.spec.steps import Paced
 
 
@@ -76,8 +77,9 @@ def apply_recipe(
     else:
         check_output(target, force)
     run = {"model": source.hash, "recipe": recipe.model_dump(mode="json"), "data": described(data)}
+    order = Order(target, data, recipe.seed, force, threads, say, progress)
     with Workspace(target, run, resume=resume, force=force) as work:
-        course = Course(source, target, recipe, data, work, resume, force, threads, say, progress)
+        course = Course(source, recipe, order, work, resume)
         shaped = [course.shaped(number) for number in range(len(recipe.shaping))]
         recipe = as_done(recipe, shaped)
         artifact = course.quantized(recipe, shaped) if ends_quantized else None
@@ -94,23 +96,18 @@ def apply_recipe(
 
 @dataclass(frozen=True)
 class Course:
-    """One run of a recipe. source: what the first step begins with."""
+    """One run of a recipe. source: what the first step begins with. order: for what the last one leaves."""
 
     source: Checkpoint
-    target: Path
     recipe: Recipe
-    data: Sequence[Path]
+    order: Order
     work: Workspace
     resume: bool
-    force: bool
-    threads: int | None
-    say: Say
-    progress: Progress
 
     def place(self, number: int) -> Path:
         """Where a step's checkpoint lies: the last one's, if nothing comes after it, in its own place."""
         if number == len(self.recipe.steps) - 1:
-            return self.target
+            return self.order.out
         return self.work.path / f"{number + 1}-{self.recipe.steps[number].step}"
 
     def beginning(self, number: int) -> Path:
@@ -125,68 +122,39 @@ class Course:
                 return Shaped.model_validate_json(record.read_bytes())
             except ValidationError:
                 raise CorruptCheckpointError(f"{record}: was damaged; --force begins anew") from None
-        self.say(f"step {number + 1} of {len(self.recipe.steps)}: {step.step}")
+        self.order.say(f"step {number + 1} of {len(self.recipe.steps)}: {step.step}")
         shaped = self.take(step, number)
         self.work.write(record.name, shaped.model_dump_json().encode())
         return shaped
 
     def take(self, step: ShapingStep, number: int) -> Shaped:
         """Take a step; a checkpoint that is there without a record was perhaps not the last of its kind."""
-        model, out, data = self.beginning(number), self.place(number), self.data
-        seed, threads = self.recipe.seed, self.threads
-        force = self.force or out != self.target
-        say, progress = self.say, self.progress
-        if isinstance(step, DistillStep | TrainStep):
-            state = self.work.path / f"{number + 1}-state"
-            if isinstance(step, TrainStep):
-                return train(
-                    model,
-                    out,
-                    data,
-                    step,
-                    state=state,
-                    seed=seed,
-                    force=force,
-                    threads=threads,
-                    say=say,
-                    progress=progress,
-                )
-            return distill(
-                model,
-                self.source.path,
-                out,
-                step,
-                data,
-                state=state,
-                seed=seed,
-                force=force,
-                threads=threads,
-                say=say,
-                progress=progress,
-            )
+        model, out = self.beginning(number), self.place(number)
+        order = replace(self.order, out=out, force=self.order.force or out != self.order.out)
+        state = self.work.path / f"{number + 1}-state"
         if isinstance(step, PruneStep):
-            return prune(
-                model, out, step, data, seed=seed, force=force, threads=threads, say=say, progress=progress
-            )
-        return transfer(
-            model, out, step, data, seed=seed, force=force, threads=threads, say=say, progress=progress
-        )
+            return pruned(model, step, order)
+        if isinstance(step, TransferStep):
+            return transferred(model, step, order)
+        if isinstance(step, TrainStep):
+            return trained(model, step, order, state)
+        return distilled(model, self.source.path, step, order, state=state)
 
     def quantized(self, recipe: Recipe, shaped: Sequence[Shaped]) -> Artifact:
         """The artifact of the last checkpoint, in the name of the first."""
-        needs_data = recipe.quantizing.needs_data
-        self.say(f"step {len(recipe.steps)} of {len(recipe.steps)}: quantize")
+        needs_data, order = recipe.quantizing.needs_data, self.order
+        order.say(f"step {len(recipe.steps)} of {len(recipe.steps)}: quantize")
         return quantize(
             self.beginning(len(recipe.shaping)),
-            self.target,
+            order.out,
             recipe,
-            self.data if needs_data else (),
+            order.data if needs_data else (),
             origin=Origin(self.source, tuple(step.text for step in shaped)),
             resume=self.resume and needs_data,
-            force=self.force,
-            threads=self.threads,
-            say=self.say,
-            progress=self.progress,
+            force=order.force,
+            threads=order.threads,
+            say=order.say,
+            progress=order.progress,
         )
 
 

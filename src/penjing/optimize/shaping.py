@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -23,7 +22,7 @@ from penjing.models import Checkpoint
 from penjing.models.torch_model import TorchModel, tensor_of
 from penjing.models.weights_file import objection_to_replacing
 from penjing.models.writing import write_checkpoint
-from penjing.optimize.progress import Progress, Say, silent
+from penjing.optimize.order import Order
 from penjing.optimize.texts import Texts, Wanted, gather_texts
 from penjing.spec import FloatFormat, Spec
 from penjing.training.objectives import next_token_loss
@@ -118,11 +117,15 @@ def float_tensors(checkpoint: Checkpoint) -> dict[str, Tensor]:
     return {name: tensor_of(checkpoint.read(name)).float() for name in expected_tensors(checkpoint.config)}
 
 
-def publish(
-    out: Path, config: ModelConfig, tensors: Mapping[str, Tensor], like: Checkpoint, *, force: bool
-) -> Checkpoint:
+def streamed(checkpoint: Checkpoint, length: int) -> TorchModel:
+    """A checkpoint as a model that is read block by block, whenever it is called."""
+    return TorchModel(checkpoint.config, lambda name: tensor_of(checkpoint.read(name)), length)
+
+
+def publish(order: Order, config: ModelConfig, tensors: Mapping[str, Tensor], like: Checkpoint) -> Checkpoint:
     """Write a checkpoint in the dtype of another, and read it back."""
-    return write_checkpoint(out, config, tensors, like=like, dtype=own_format(like), force=force)
+    dtype = own_format(like)
+    return write_checkpoint(order.out, config, tensors, like=like, dtype=dtype, force=order.force)
 
 
 def measured(checkpoint: Checkpoint, blocks: NDArray[np.int64]) -> Side:
@@ -181,42 +184,17 @@ def result(out: Path, before: Side, after: Side, texts: Texts, seconds: float = 
     )
 
 
-@dataclass(frozen=True)
-class Reshaping:
-    """Where to, and by which text: `data` or, without, the built-in one and one that the model writes itself.
-    sequences: as many as `make` judges by.
-    """
-
-    out: Path
-    data: Sequence[Path]
-    sequences: int
-    seed: int = 0
-    force: bool = False
-    threads: int | None = None
-
-
-def reshape(
-    checkpoint: Checkpoint,
-    reshaping: Reshaping,
-    make: Callable[[Tensor], Made],
-    *,
-    say: Say = silent,
-    progress: Progress = silent,
-) -> Shaped:
+def reshape(checkpoint: Checkpoint, order: Order, sequences: int, make: Callable[[Tensor], Made]) -> Shaped:
     """Write what `make` gives for tokens int64 [sequences, length], and measure before and after.
 
-    Nothing is trained. Raises OutputExistsError, DataError, and what `make` raises.
+    Nothing is trained. Raises DataError, and what `make` raises.
     """
-    wanted = Wanted(length_of(LENGTH, checkpoint), reshaping.sequences, reshaping.seed)
-    threads = reshaping.threads
-    with TemporaryDirectory() as scratch, torch_threads(threads):
-        texts = gather_texts(
-            checkpoint, reshaping.data, wanted, Path(scratch), threads=threads, say=say, progress=progress
-        )
+    wanted = Wanted(length_of(LENGTH, checkpoint), sequences, order.seed)
+    with TemporaryDirectory() as scratch, torch_threads(order.threads):
+        texts = gather_texts(checkpoint, order, wanted, Path(scratch))
         before = measured(checkpoint, texts.report)
         started = time.monotonic()
-        config, tensors = make(torch.from_numpy(texts.sequences(reshaping.sequences)))
+        config, tensors = make(torch.from_numpy(texts.sequences(sequences)))
         seconds = time.monotonic() - started
-        written = publish(reshaping.out, config, tensors, checkpoint, force=reshaping.force)
-        after = measured(written, texts.report)
-    return result(reshaping.out, before, after, texts, seconds)
+        after = measured(publish(order, config, tensors, checkpoint), texts.report)
+    return result(order.out, before, after, texts, seconds)

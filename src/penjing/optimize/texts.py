@@ -7,7 +7,7 @@ any, from the built-in text and from a model that writes them itself.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +22,7 @@ from penjing.data.packing import PackedTokens, pack
 from penjing.data.splits import split_of
 from penjing.errors import EmptyDataError
 from penjing.models import Checkpoint
-from penjing.optimize.progress import Progress, Say, silent
+from penjing.optimize.order import Order
 from penjing.optimize.quantizing import possible
 from penjing.optimize.self_written import self_written
 from penjing.spec import Calibration
@@ -68,31 +68,21 @@ class Texts:
         return self.learn.blocks(range(most), self.length)[:, :-1]
 
 
-def gather_texts(
-    writer: Checkpoint,
-    data: Sequence[Path],
-    wanted: Wanted,
-    directory: Path,
-    *,
-    threads: int | None = None,
-    say: Say = silent,
-    progress: Progress = silent,
-) -> Texts:
-    """Pack text into `directory`, tokenized as `writer` reads it.
+def gather_texts(writer: Checkpoint, order: Order, wanted: Wanted, directory: Path) -> Texts:
+    """Pack the text of an order into `directory`, tokenized as `writer` reads it.
 
-    writer: whose tokenizer it is and who writes, where there is no `data`, half of `wanted.blocks`. Raises
+    writer: whose tokenizer it is and who writes, where there is no text, half of `wanted.blocks`. Raises
     DataError for what cannot be read, EmptyDataError for fewer than three blocks, TokenizerError.
     """
+    data = list(order.data)
     tokenizer = tokenizer_of(writer, needed=bool(data))
-    written: NDArray[np.int64] = np.empty((0, 0), np.int64)
-    if not data:
-        written = own_text(writer, wanted, threads=threads, say=say, progress=progress)
+    written = np.empty((0, 0), np.int64) if data else own_text(writer, wanted, order)
 
     def documents() -> Iterator[tuple[str, list[int]]]:
         for row in written:
             yield hashlib.sha256(row.tobytes()).hexdigest(), row.tolist()
         if tokenizer is not None:
-            yield from read_all(list(data) or [BUILT_IN_TEXT], tokenizer)
+            yield from read_all(data or [BUILT_IN_TEXT], tokenizer)
 
     separator = separator_of(writer, tokenizer)
     return dealt(documents, wanted, directory / "text.bin", writer.config.vocab_size, separator)
@@ -103,18 +93,16 @@ def tokenizer_of(model: Checkpoint, *, needed: bool) -> Tokenizer | None:
     return Tokenizer.load(model.path) if needed or (model.path / TOKENIZER_FILE).is_file() else None
 
 
-def own_text(
-    writer: Checkpoint, wanted: Wanted, *, threads: int | None, say: Say, progress: Progress
-) -> NDArray[np.int64]:
+def own_text(writer: Checkpoint, wanted: Wanted, order: Order) -> NDArray[np.int64]:
     """What the model writes itself, int64 [n, length - 1]: with what ends it, a document fills a block."""
     assert wanted.blocks is not None, "text that is written has a size"
-    share = possible(Calibration(sequence_tokens=wanted.length), writer, False, say).self_written
+    share = possible(Calibration(sequence_tokens=wanted.length), writer, False, order.say).self_written
     # Some of them are held apart.
     count = round(share * wanted.blocks / SHARES["learn"])
     if count == 0:
         return np.empty((0, 0), np.int64)
     length = wanted.length - 1
-    return self_written(writer, count, length, wanted.seed, threads=threads, progress=progress)
+    return self_written(writer, count, length, wanted.seed, threads=order.threads, progress=order.progress)
 
 
 def read_all(paths: Iterable[Path], tokenizer: Tokenizer) -> Iterator[tuple[str, list[int]]]:

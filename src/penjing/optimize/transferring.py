@@ -12,16 +12,9 @@ from penjing.artifact.config import BlockConfig, ModelConfig, count_parameters
 from penjing.errors import SpecError
 from penjing.models import Checkpoint
 from penjing.models.torch_model import TorchModel
+from penjing.optimize.order import Order
 from penjing.optimize.progress import Progress, Say, silent
-from penjing.optimize.shaping import (
-    Made,
-    Reshaping,
-    Shaped,
-    check_memory,
-    check_output,
-    float_tensors,
-    reshape,
-)
+from penjing.optimize.shaping import Made, Shaped, check_memory, check_output, float_tensors, reshape
 from penjing.spec import TransferStep
 from penjing.transfer.growth import grow
 from penjing.transfer.importance import measure_importance
@@ -87,25 +80,30 @@ def transfer(
     the model writes itself. Nothing is trained. Raises OutputExistsError, DataError, and SpecError for a
     target that is smaller in some sizes and larger in others, or that has no such beginning.
     """
-    checkpoint, target = Checkpoint.open(model), Path(out)
-    config = target_config(step or TransferStep(), checkpoint.config)
-    check_output(target, force)
+    order = Order(Path(out), data, seed, force, threads, say, progress)
+    return transferred(model, step or TransferStep(), order)
+
+
+def transferred(model: str | Path, step: TransferStep, order: Order) -> Shaped:
+    """As `transfer`."""
+    checkpoint = Checkpoint.open(model)
+    config = target_config(step, checkpoint.config)
+    check_output(order.out, order.force)
     elements = max(count_parameters(checkpoint.config), count_parameters(config))
     check_memory("transferring", elements, BYTES_A_WEIGHT)
 
     def make(tokens: Tensor) -> Made:
         tensors = float_tensors(checkpoint)
-        progress("judge and copy", 0, 1)
+        order.progress("judge and copy", 0, 1)
         if is_larger(config, checkpoint.config):
-            tensors = grow(checkpoint.config, tensors, config, seed=seed)
+            tensors = grow(checkpoint.config, tensors, config, seed=order.seed)
         else:
             reading = TorchModel(checkpoint.config, tensors.__getitem__, tokens.shape[1])
             tensors = subclone(checkpoint.config, tensors, config, measure_importance(reading, tokens))
-        progress("judge and copy", 1, 1)
+        order.progress("judge and copy", 1, 1)
         return config, tensors
 
-    reshaping = Reshaping(target, data, SEQUENCES, seed, force, threads)
-    return reshape(checkpoint, reshaping, make, say=say, progress=progress)
+    return reshape(checkpoint, order, SEQUENCES, make)
 
 
 def is_larger(target: ModelConfig, source: ModelConfig) -> bool:
