@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from penjing.spec import KvFormats, QuantizeStep, Recipe, WeightFormat, preset
+from penjing.spec import Budget, KvFormats, QuantizeStep, Recipe, WeightFormat, preset
 
 
 def test_a_format_without_groups_has_one_spelling() -> None:
@@ -31,3 +31,8 @@ def test_keys_and_values_alike_have_one_spelling() -> None:
     for wrong in ("int7", {"key": "int4"}, {"key": "int4", "value": "int4", "query": "int4"}):
         with pytest.raises(ValidationError, match="kv"):
             QuantizeStep.model_validate({"kv": wrong})
+
+
+def test_sizes_have_units() -> None:
+    for text, meant in {"512M": 2**29, "512MiB": 2**29, "1.5G": 3 * 2**29, "2GB": 2 * 10**9, "7": 7}.items():
+        assert Budget.model_validate({"max_ram": text}).max_ram == meant

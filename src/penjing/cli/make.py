@@ -146,7 +146,7 @@ def quantize(
     ] = None,
     max_ram: Annotated[
         str | None,
-        typer.Option(help="Memory beyond which activations go to a file: 512M, 1.5G. Default: 1.5G."),
+        typer.Option(help="Memory beyond which activations go to a file: 512MiB. Default: 1.5GiB."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was cut short.")] = False,
     asymmetric: Annotated[
@@ -163,7 +163,9 @@ def quantize(
 ) -> None:
     """Write an artifact in a given format, without a budget; by weights alone, or by calibration text."""
     from penjing.optimize.quantizing import quantize as run
+    from penjing.spec import Budget, validate
 
+    limit = validate(Budget, {"max_ram": max_ram}, "quantize --max-ram").max_ram
     chosen = chosen_recipe(
         format, group_size, recipe, method, asymmetric=asymmetric, kv=kv, tokens=calibration_tokens, seed=seed
     )
@@ -173,7 +175,7 @@ def quantize(
             out,
             chosen,
             data or (),
-            max_ram_bytes=None if max_ram is None else parse_bytes(max_ram),
+            max_ram_bytes=limit,
             resume=resume,
             force=force,
             threads=threads,
@@ -188,19 +190,6 @@ def quantize(
     ratio = percent(artifact.tensor_bytes / before)
     print(f"wrote {out}: {megabytes(artifact.tensor_bytes)} of tensors, {ratio} of the checkpoint")
     print(f"hash {artifact.hash}")
-
-
-def parse_bytes(text: str) -> int:
-    """Bytes of 1500000, 512M or 1.5G (powers of 1024). Raises SpecError."""
-    units = {"K": 2**10, "M": 2**20, "G": 2**30}
-    number, unit = (text[:-1], units[text[-1].upper()]) if text[-1:].upper() in units else (text, 1)
-    try:
-        count = int(float(number) * unit)
-    except (ValueError, OverflowError):
-        count = 0
-    if count < 1:
-        raise SpecError(f"--max-ram {text!r}: write it as 512M or 1.5G")
-    return count
 
 
 def chosen_recipe(

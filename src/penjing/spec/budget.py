@@ -10,7 +10,9 @@ from pydantic import BeforeValidator, Field
 from penjing.spec.base import Fraction, Spec
 
 SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
-BYTES = {"KB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30, "B": 1.0}
+DECIMAL = {"KB": 1e3, "MB": 1e6, "GB": 1e9}
+BINARY = {"KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30, "K": 2.0**10, "M": 2.0**20, "G": 2.0**30}
+BYTES = DECIMAL | BINARY | {"B": 1.0}
 
 
 def parse_with_units(value: object, units: dict[str, float], example: str) -> object:
@@ -31,7 +33,7 @@ def parse_seconds(value: object) -> object:
 
 
 def parse_bytes(value: object) -> object:
-    """Accept `4GiB` and 4294967296 alike."""
+    """Accept `4GiB`, `4G` and 4294967296 alike."""
     found = parse_with_units(value, BYTES, "4GiB or 500MB")
     return int(found) if isinstance(found, float) and math.isfinite(found) else found
 
