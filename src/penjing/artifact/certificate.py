@@ -15,8 +15,9 @@ from pydantic import Field, ValidationError
 from penjing.artifact.layout import CERTIFICATE_FILE
 from penjing.artifact.manifest import HEX_SHA256, read_manifest
 from penjing.artifact.staging import replace_file
-from penjing.errors import CertificateError
+from penjing.errors import CertificateError, PenjingError
 from penjing.spec import Budget, Kv, Spec, Tier, canonical_json, describe
+from penjing.spec.base import S
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Sha256 = Annotated[str, Field(pattern=HEX_SHA256)]
@@ -128,18 +129,21 @@ def write_certificate(directory: str | Path, certificate: Certificate) -> Path:
 
 def read_certificate(directory: str | Path) -> Certificate:
     """The certificate of an artifact. Raises CertificateError if it is absent, malformed, or another's."""
-    path = Path(directory) / CERTIFICATE_FILE
-    try:
-        data = json.loads(path.read_bytes())
-        certificate = Certificate.model_validate(data)
-    except FileNotFoundError:
-        raise CertificateError(f"{directory}: has no certificate; `penjing optimize` issues one") from None
-    except ValidationError as error:
-        raise CertificateError(f"{path}: {describe(error)}") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise CertificateError(f"{path}: cannot be read ({error})") from None
+    certificate = read_claim(Certificate, Path(directory) / CERTIFICATE_FILE, CertificateError)
     check_artifact(Path(directory), certificate)
     return certificate
+
+
+def read_claim(kind: type[S], file: Path, failure: type[PenjingError]) -> S:
+    """What `penjing optimize` wrote beside an artifact. Raises `failure`: absent, malformed."""
+    try:
+        return kind.model_validate(json.loads(file.read_bytes()))
+    except FileNotFoundError:
+        raise failure(f"{file.parent}: has no {file.name}; `penjing optimize` writes one") from None
+    except ValidationError as error:
+        raise failure(f"{file}: {describe(error)}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise failure(f"{file}: cannot be read ({error})") from None
 
 
 def check_artifact(directory: Path, certificate: Certificate) -> None:

@@ -7,14 +7,13 @@ needs nothing else. What no search found out is absent (None, or empty), and its
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from penjing.artifact import is_artifact
-from penjing.artifact.certificate import Certificate, Sha256, read_certificate
+from penjing.artifact.certificate import Certificate, Sha256, read_certificate, read_claim
 from penjing.artifact.layout import CERTIFICATE_FILE, REPORT_FILE
 from penjing.artifact.manifest import read_manifest
 from penjing.artifact.staging import replace_file
@@ -37,7 +36,7 @@ from penjing.optimize.record_parts import (
     Sample,
     Span,
 )
-from penjing.spec import Budget, Spec, canonical_json, describe
+from penjing.spec import Budget, Spec, canonical_json
 
 
 class SearchRecord(Spec):
@@ -118,14 +117,7 @@ def write_record(path: str | Path, record: SearchRecord) -> Path:
 def read_record(path: str | Path) -> SearchRecord:
     """The record of an artifact, or of a file. Raises RecordError: absent, malformed, or another's."""
     file = record_file(path)
-    try:
-        record = SearchRecord.model_validate(json.loads(file.read_bytes()))
-    except FileNotFoundError:
-        raise RecordError(f"{path}: has no {REPORT_FILE}; `penjing optimize` writes one") from None
-    except ValidationError as error:
-        raise RecordError(f"{file}: {describe(error)}") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise RecordError(f"{file}: cannot be read ({error})") from None
+    record = read_claim(SearchRecord, file, RecordError)
     check_artifact(file, record)
     return record
 
