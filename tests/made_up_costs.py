@@ -12,6 +12,21 @@ from penjing.spec import Spec
 
 READ, RATE = 30e9, 350e9  # bytes a second, multiply-adds a second of all threads
 ROWS = (1, 4, 16, 64)
+ROW_TIMES = RowTimes(
+    norm=4e-11,
+    quantize=3e-10,
+    gate=4e-10,
+    rotate=3e-10,
+    step_seconds=1e-6,
+    block_seconds=1e-6,
+    step_row_seconds=4e-7,
+    block_row_seconds=3e-7,
+    tile_seconds=4e-7,
+    loop_seconds=1e-6,
+    exchange_widths=(256, 2048),
+    exchange=(7e-10, 0.0),
+    wake_seconds=2e-5,
+)
 KEY = TableKey(cpu_model="paper", isa="avx512", threads=2, core="0" * 64)
 
 
@@ -40,21 +55,7 @@ class MadeUpTable(CostTable):
         """By the name's first word."""
         found: Spec
         if kind is RowTimes:
-            found = RowTimes(
-                norm=4e-11,
-                quantize=3e-10,
-                gate=4e-10,
-                rotate=3e-10,
-                step_seconds=1e-6,
-                block_seconds=1e-6,
-                step_row_seconds=4e-7,
-                block_row_seconds=3e-7,
-                tile_seconds=4e-7,
-                loop_seconds=1e-6,
-                exchange_widths=(256, 2048),
-                exchange=(7e-10, 0.0),
-                wake_seconds=2e-5,
-            )
+            found = ROW_TIMES
         elif kind is Memory:
             found = Memory(nbytes=(8 << 20, 64 << 20), coldness=(0.0, 1.0))
         elif kind is ProductTimes:

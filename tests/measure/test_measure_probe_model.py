@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from made_up_costs import ROW_TIMES
 
 from penjing.formats.encoded import PLANE_BITS
 from penjing.kernels import default_isa
@@ -10,21 +11,9 @@ from penjing.measure.attention_times import measure_attentions
 from penjing.measure.probe_model import ProbeShape, Stored, probe_model, step_of
 from penjing.measure.product_times import ascending
 from penjing.measure.step_cost import Widths, probe_products, probe_rest, rest_of_block
-from penjing.measure.times import RowTimes
 from penjing.spec import KvFormats
 
 TINY = ProbeShape(hidden=128, inner=128, heads=2, kv_heads=1, head_dim=64, blocks=2)
-TIMES = RowTimes(
-    norm=4e-11,
-    quantize=3e-10,
-    gate=4e-10,
-    rotate=3e-10,
-    step_seconds=1e-6,
-    block_seconds=1e-6,
-    step_row_seconds=4e-7,
-    block_row_seconds=3e-7,
-    tile_seconds=4e-7,
-)
 
 
 @pytest.mark.parametrize("name", [*PLANE_BITS, "fp32", "fp16", "bf16"])
@@ -50,11 +39,11 @@ def test_blocks_fill_the_bytes_asked_for() -> None:
 
 def test_what_is_no_product_grows_with_rows_and_widths() -> None:
     widths = Widths(hidden=256, query=256, key=128, inner=768)
-    by_rows = [rest_of_block(widths, rows, TIMES, 2) for rows in (1, 2, 16, 64)]
+    by_rows = [rest_of_block(widths, rows, ROW_TIMES, 2) for rows in (1, 2, 16, 64)]
     assert by_rows == sorted(by_rows)
-    assert rest_of_block(widths._replace(inner=1536), 64, TIMES, 2) > by_rows[-1]
-    assert rest_of_block(widths, 64, TIMES, 2, quantizes=False) < by_rows[-1]
-    assert probe_rest(TINY, 4, TIMES, 1) > probe_rest(TINY, 1, TIMES, 1) > 0
+    assert rest_of_block(widths._replace(inner=1536), 64, ROW_TIMES, 2) > by_rows[-1]
+    assert rest_of_block(widths, 64, ROW_TIMES, 2, quantizes=False) < by_rows[-1]
+    assert probe_rest(TINY, 4, ROW_TIMES, 1) > probe_rest(TINY, 1, ROW_TIMES, 1) > 0
 
 
 def test_products_count_the_busiest_thread() -> None:

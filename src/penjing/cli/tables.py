@@ -8,7 +8,7 @@ from penjing.optimize.bench import Bench, Quantiles, Row
 from penjing.optimize.evaluation import Evaluation
 from penjing.optimize.profile import Profile
 from penjing.optimize.search import Optimized
-from penjing.report.markdown import before_after_rows, context_line, loss_lines
+from penjing.report.evaluation import before_after_rows, context_line, loss_lines
 
 
 def print_evaluation(evaluation: Evaluation) -> None:

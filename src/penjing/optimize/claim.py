@@ -77,7 +77,7 @@ def claim(
     done = 0
     while not test.is_settled:
         chosen = parts[order[len(quality)]]
-        quality += compare_engines(reference, candidate, [chosen], tier, lambda *_: None)
+        quality += compare_engines(reference, candidate, [chosen], tier, silent)
         test.add(float(quality[-1].delta_nll.sum()), len(quality[-1].kl))
         done += len(quality[-1].kl)
         progress(stage, done, most)

@@ -1,25 +1,11 @@
-"""A before-and-after table in Markdown, for the model card of an optimized model."""
+"""An evaluation in words: a table before and after, what was lost, and on what that was measured."""
 
 from __future__ import annotations
 
 import math
 
-from penjing.artifact.certificate import Certificate
 from penjing.optimize.evaluation import Comparison, Evaluation
 from penjing.optimize.serving import ServingSpeed
-
-
-def render_markdown(evaluation: Evaluation, certificate: Certificate | None = None) -> str:
-    """Markdown from an evaluation that has a reference, and the artifact's certificate if it has one.
-
-    `before` is the checkpoint in its own dtype, `after` the artifact as served.
-    """
-    lines = ["| | before | after |", "|---|---:|---:|"]
-    lines += [f"| {name} | {first} | {second} |" for name, first, second in before_after_rows(evaluation)]
-    lines += ["", *(f"- {line}" for line in loss_lines(evaluation.compared)), "", context_line(evaluation)]
-    if certificate is not None:
-        lines += ["", claim_line(certificate)]
-    return "\n".join(lines) + "\n"
 
 
 def before_after_rows(evaluation: Evaluation) -> list[tuple[str, str, str]]:
@@ -38,17 +24,12 @@ def speed_rows(before: ServingSpeed | None, after: ServingSpeed | None) -> list[
     """Rows on speed and memory, if both sides were measured."""
     if before is None or after is None:
         return []
+    rates = (
+        ("Prefill, tokens/s", before.prefill_tokens_per_second, after.prefill_tokens_per_second),
+        ("Decode, tokens/s", before.decode_tokens_per_second, after.decode_tokens_per_second),
+    )
     return [
-        (
-            "Prefill, tokens/s",
-            f"{before.prefill_tokens_per_second:,.1f}",
-            f"{after.prefill_tokens_per_second:,.1f}",
-        ),
-        (
-            "Decode, tokens/s",
-            f"{before.decode_tokens_per_second:,.1f}",
-            f"{after.decode_tokens_per_second:,.1f}",
-        ),
+        *((name, f"{one:,.1f}", f"{other:,.1f}") for name, one, other in rates),
         ("Time to first token", f"{1e3 * before.ttft_seconds:.1f} ms", f"{1e3 * after.ttft_seconds:.1f} ms"),
         ("Peak memory of serving", megabytes(before.peak_rss_bytes), megabytes(after.peak_rss_bytes)),
     ]
@@ -81,21 +62,6 @@ def context_line(evaluation: Evaluation) -> str:
         f"on {evaluation.tokens:,} tokens of {text.name} "
         f"(windows of {evaluation.window_tokens}, SHA-256 of tokens {text.sha256[:12]}); "
         f"{host.cpu_model}, {host.isa}, {host.threads} threads."
-    )
-
-
-def claim_line(certificate: Certificate) -> str:
-    """The certificate in a sentence."""
-    budget = certificate.budget
-    limits = []
-    if budget.max_size is not None:
-        limits.append(f"size at most {budget.max_size:.2%} of the checkpoint's")
-    if budget.max_loss is not None:
-        limits.append(f"perplexity at most {budget.max_loss:.2%} higher")
-    return (
-        f"Certified by Penjing: {' and '.join(limits)}, at {certificate.measured.confidence:.4g} confidence. "
-        f"Artifact {certificate.artifact_hash[:12]}, checkpoint {certificate.source_hash[:12]}. "
-        "Check it with `penjing verify`."
     )
 
 
