@@ -100,7 +100,9 @@ def test_an_artifact_that_fits_is_kept(layered: Artifact) -> None:
 def test_a_pruned_shape_has_a_quarter_less() -> None:
     config = SHAPES["llama-3.2-1b"]
     smaller = pruned(config).blocks[0]
-    assert (smaller.num_heads, smaller.num_kv_heads, smaller.intermediate_size) == (24, 6, 6144)
+    assert (smaller.num_heads, smaller.num_kv_heads, smaller.intermediate_size) == (32, 8, 5696)
+    matrices = 2 * 2048 * (2048 + 512)
+    assert (matrices + 3 * 2048 * 5696) / (matrices + 3 * 2048 * 8192) == pytest.approx(0.75, abs=0.003)
 
 
 def test_a_busy_machine_is_said_aloud(checkpoint: Path) -> None:

@@ -232,7 +232,7 @@ def test_bad_recipes_are_refused_by_name(words: str, tmp_path: Path) -> None:
 def test_one_spelling() -> None:
     """A step says all that it does, and nothing of what it does not do."""
     plain = recipe({"step": "prune"}, {"step": "transfer"})
-    said = {"step": "prune", "fraction": 0.25, "axes": ["groups", "channels"], "multiple": 32}
+    said = {"step": "prune", "fraction": 0.25, "axes": ["channels"], "importance": "gradient", "multiple": 32}
     assert recipe(said, {"step": "transfer", "parameters": 0.5}) == plain
     assert Recipe.model_validate_json(plain.model_dump_json()) == plain
     zeros = recipe({"step": "prune", "pattern": "2:4"}).steps[0].model_dump()

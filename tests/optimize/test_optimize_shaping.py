@@ -93,7 +93,7 @@ def test_weights_are_pruned(checkpoint: Path, own_text: Path, tmp_path: Path) ->
 
 
 def test_the_same_bytes_twice(checkpoint: Path, tmp_path: Path) -> None:
-    """Without data, on text that the model writes itself; the default takes heads and channels."""
+    """Without data, on text that the model writes itself; the default takes channels."""
     first, second = (prune(checkpoint, tmp_path / name, threads=1) for name in "ab")
     assert first.after == second.after
     assert Checkpoint.open(first.path).hash == Checkpoint.open(second.path).hash

@@ -34,12 +34,10 @@ def prune(
     ] = None,
     axes: Annotated[
         str | None,
-        typer.Option(
-            help="Units to take: groups (of heads), channels, hidden, blocks. Default: groups,channels."
-        ),
+        typer.Option(help="Units to take: channels, groups (of heads), hidden, blocks. Default: channels."),
     ] = None,
     importance: Annotated[
-        ImportanceName | None, typer.Option(help="What judges units. Default: activation.")
+        ImportanceName | None, typer.Option(help="What judges units. Default: gradient.")
     ] = None,
     sparsity: Annotated[
         str | None, typer.Option(help="Set this part of the weights to 0 instead, and keep the shape.")
@@ -54,7 +52,7 @@ def prune(
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Take whole heads and channels out of a checkpoint, or set single weights of it to 0.
+    """Take whole channels (or heads, widths, blocks) out of a checkpoint, or set single weights of it to 0.
 
     Nothing is trained. What is left is a checkpoint again: smaller with --fraction, of the same size with
     --sparsity or --pattern, whose zeros are for programs that can skip them.

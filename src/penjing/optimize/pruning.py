@@ -36,7 +36,7 @@ def prune(
 ) -> Shaped:
     """Write a pruned checkpoint; nothing is trained.
 
-    step: None takes whole units, a quarter of every block. data: texts to judge by; without, the built-in
+    step: None takes channels, a quarter of every block. data: texts to judge by; without, the built-in
     one and one that the model writes itself. Raises OutputExistsError, SpecError for what cannot be removed
     or does not fit memory, UnsupportedConfigError for whole units of a model with experts, DataError.
     """

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
-from penjing.artifact import ModelConfig
+from penjing.artifact import ModelConfig, block_tensors
 from penjing.spec import WeightFormatName
 
 PRUNED_PART = 0.25
@@ -68,10 +69,10 @@ KNOWN = (
     ),
     Known(
         "pruned + int4",
-        "a quarter of heads and channels out, retrained, 4 bits",
+        "a quarter of the blocks out, in channels, retrained, 4 bits",
         "int4",
         "training",
-        0.284,
+        0.132,
         "--format int4 --method auto",
         pruned=True,
     ),
@@ -84,15 +85,13 @@ def is_dense(config: ModelConfig) -> bool:
 
 
 def pruned(config: ModelConfig) -> ModelConfig:
-    """About the shape that is left without a quarter of groups and channels, in every block alike."""
+    """About the shape that is left without a quarter of every block's parameters, all of them channels."""
+    channel = 3 * config.hidden_size  # in gate, up and down
     blocks = []
     for block in config.blocks:
-        groups = max(1, round((1 - PRUNED_PART) * block.num_kv_heads))
-        channels = round((1 - PRUNED_PART) * block.intermediate_size / PRUNED_MULTIPLE) * PRUNED_MULTIPLE
-        widths = {
-            "num_heads": block.num_heads // block.num_kv_heads * groups,
-            "num_kv_heads": groups,
-            "intermediate_size": max(channels, PRUNED_MULTIPLE),
-        }
-        blocks.append(block.model_copy(update=widths))
+        roles = block_tensors(config, block).values()
+        weights = sum(math.prod(role.shape) for role in roles if role.is_matrix)
+        left = block.intermediate_size - PRUNED_PART * weights / channel
+        width = max(PRUNED_MULTIPLE, math.floor(left / PRUNED_MULTIPLE) * PRUNED_MULTIPLE)
+        blocks.append(block.model_copy(update={"intermediate_size": width}))
     return config.model_copy(update={"blocks": tuple(blocks)})

@@ -16,10 +16,10 @@ LossKind = Literal["kl", "reverse_kl", "js", "mse"]
 # What is asked for where nothing is said, of whole units and of single weights.
 OF_UNITS: dict[str, object] = {
     "fraction": 0.25,
-    "axes": ("groups", "channels"),
+    "axes": ("channels",),
     "multiple": 32,
     "spread": "even",
-    "importance": "activation",
+    "importance": "gradient",
     "reconstruct": True,
 }
 OF_WEIGHTS: dict[str, object] = {"method": "sparsegpt"}
