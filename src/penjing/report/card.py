@@ -10,7 +10,7 @@ from html import escape
 from penjing.optimize.record import SearchRecord
 from penjing.optimize.record_parts import Sample
 from penjing.report import numbers
-from penjing.report.sections import average_bits, point_row, side_rows, small_print
+from penjing.report.rows import POINT_HEAD, average_bits, point_row, side_rows, small_print
 from penjing.report.verdict import claim, explanation, is_unfamiliar, limit_rows, limits_head, title_of
 from penjing.report.words import Language, Words, words
 
@@ -34,7 +34,7 @@ def parts(record: SearchRecord, say: Words) -> Iterator[str]:
     yield table(limits_head(record, say), limit_rows(record, say))
     if record.after is not None:
         head = ("", say("before"), say("after"), say("change"))
-        yield titled(say("sides"), table(head, side_rows(record.before, record.after, say)))
+        yield titled(say("compared"), table(head, side_rows(record.before, record.after, say)))
     yield titled(say("frontier"), frontier(record, say))
     yield titled(say("layers"), layers(record, say))
     samples = "\n\n".join(sample(one, say) for one in record.samples)
@@ -48,9 +48,8 @@ def parts(record: SearchRecord, say: Words) -> Iterator[str]:
 def frontier(record: SearchRecord, say: Words) -> str:
     """What was measured, by size."""
     shown = [point for point in record.frontier if point.status != "predicted"]
-    names = ("name", "size", "mean", "bound", "kl", "speed", "how")
     rows = [point_row(point, say) for point in sorted(shown, key=lambda point: point.size_ratio)]
-    return table(tuple(map(say, names)), rows)
+    return table(tuple(map(say, POINT_HEAD)), rows)
 
 
 def layers(record: SearchRecord, say: Words) -> str:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from html import escape
 
 from penjing.report.scales import Scale
 
+WIDE = 560  # pictures at least this wide have room for more
+AXIS = 52.0  # height of what is below a picture's lower line
 LETTER = 0.56  # width of a letter over the size of its font, about
 WIDE_LETTER = 1.0  # of Chinese
 Box = tuple[float, float, float, float]  # left, top, width, height
@@ -14,11 +17,17 @@ Box = tuple[float, float, float, float]  # left, top, width, height
 class Picture:
     """Shapes in the order they are painted. Units are CSS pixels where the picture is shown at its own width.
 
+    narrow: the height where the picture is no `WIDE` one, if it is another. bottom: where its lower axis is.
     `style` of a shape is a class of the style sheet (style.py); `tip` is shown when pointed at.
     """
 
-    def __init__(self, width: float, height: float, font: float = 12.5) -> None:
-        self.width, self.height, self.font = width, height, font
+    def __init__(
+        self, width: float, height: float, narrow: float | None = None, font: float | None = None
+    ) -> None:
+        self.is_wide = width >= WIDE
+        self.width, self.height = width, height if self.is_wide or narrow is None else narrow
+        self.bottom = self.height - AXIS
+        self.font = font or (12.5 if self.is_wide else 12.0)
         self.parts: list[str] = []
 
     def line(self, x1: float, y1: float, x2: float, y2: float, style: str = "grid") -> None:
@@ -61,7 +70,7 @@ class Picture:
         """The whole element; `label` says in words what it shows, for those who cannot see it."""
         return (
             f'<svg viewBox="0 0 {self.width:.0f} {self.height:.0f}" width="{self.width:.0f}" '
-            f'height="{self.height:.0f}" font-size="{self.font}" role="img" aria-label="{escape(label)}">'
+            f'height="{self.height:.0f}" font-size="{self.font:g}" role="img" aria-label="{escape(label)}">'
             f"<desc>{escape(label)}</desc>{''.join(self.parts)}</svg>"
         )
 
@@ -71,20 +80,25 @@ def ending(tag: str, tip: str) -> str:
     return f"><title>{escape(tip)}</title></{tag}>" if tip else "/>"
 
 
-def bottom_axis(picture: Picture, scale: Scale, y: float, title: str, ticks: list[tuple[float, str]]) -> None:
-    """Marks and numbers below a line at y, and what they count."""
+def bottom_axis(
+    picture: Picture, scale: Scale, title: str, count: int, label: Callable[[float], str]
+) -> None:
+    """About `count` marks and numbers below a line, and what they count."""
+    y = picture.bottom
     picture.line(scale.start, y, scale.end, y, "axis")
-    for value, label in ticks:
-        x = scale.at(value)
+    for value in scale.ticks(count):
+        x, words = scale.at(value), label(value)
         picture.line(x, y, x, y + 4, "axis")
-        half = picture.width_of(label) / 2
-        picture.text(min(x, picture.width - half), y + 18, label, "number", "middle")
+        half = picture.width_of(words) / 2
+        picture.text(min(x, picture.width - half), y + 18, words, "number", "middle")
     picture.text((scale.start + scale.end) / 2, y + 38, title, "title", "middle")
 
 
-def left_axis(picture: Picture, scale: Scale, x: float, right: float, ticks: list[tuple[float, str]]) -> None:
-    """Numbers left of x, and fine lines across to `right`."""
-    for value, label in ticks:
+def left_axis(
+    picture: Picture, scale: Scale, across: Scale, count: int, label: Callable[[float], str]
+) -> None:
+    """About `count` numbers on the left, and fine lines from them across."""
+    for value in scale.ticks(count):
         y = scale.at(value)
-        picture.line(x, y, right, y, "grid")
-        picture.text(x - 7, y + 4, label, "number", "end")
+        picture.line(across.start, y, across.end, y, "grid")
+        picture.text(across.start - 7, y + 4, label(value), "number", "end")

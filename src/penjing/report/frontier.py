@@ -8,38 +8,29 @@ from itertools import pairwise
 
 from penjing.optimize.record_parts import Limit, LimitName, Point
 from penjing.report.drawing import Box, Picture, bottom_axis, left_axis
-from penjing.report.numbers import percent, percent_as_given, round_number, signed
+from penjing.report.numbers import hundredths, percent, percent_as_given, signed
 from penjing.report.scales import Scale, spread
 from penjing.report.words import Words
 
-WIDE = 560  # pictures at least this wide have room for more words
 AROUND = 3.0  # a name, so that it does not touch others
 NEAR = 1.35  # a limit on size further than this beyond all points is not shown
 
 
 def frontier_plot(points: Sequence[Point], limits: Sequence[Limit], say: Words, width: int) -> str:
     """The picture, `width` wide. Losses are shown as rises of perplexity, in per cent."""
-    picture = Picture(width, 400 if width >= WIDE else 330, 12.5 if width >= WIDE else 12)
+    picture = Picture(width, 400, narrow=330)
     asked = {limit.what: limit.asked for limit in limits}
-    wide = width >= WIDE
-    left, right, top, bottom = (
-        58.0 if wide else 42.0,
-        width - 14.0,
-        44.0 if wide else 64.0,
-        picture.height - 52.0,
-    )
+    left, top = (58.0, 44.0) if picture.is_wide else (42.0, 64.0)
+    right = width - 14.0
     across = size_scale(points, asked.get("size"), left, right)
     values = [rise(point) for point in points] + ([asked["loss"]] if "loss" in asked else [])
     low, high, logarithmic = spread(values)
-    up = Scale(low, high, bottom, top, logarithmic)
+    up = Scale(low, high, picture.bottom, top, logarithmic)
     taken = draw_budget(picture, across, up, asked)
-    left_axis(picture, up, left, right, [(value, round_number(100 * value)) for value in up.ticks(6)])
-    sizes = across.ticks(8 if width >= WIDE else 4)
-    bottom_axis(
-        picture, across, bottom, say("axis.size"), [(size, round_number(100 * size)) for size in sizes]
-    )
+    left_axis(picture, up, across, 6, hundredths)
+    bottom_axis(picture, across, say("axis.size"), 8 if picture.is_wide else 4, hundredths)
     picture.text(0, 14, say("axis.rise"), "title")
-    draw_legend(picture, points, right, 14 if wide else 34, say)
+    draw_legend(picture, points, right, 14 if picture.is_wide else 34, say)
     line = undominated([point for point in points if point.status == "predicted"] or points)
     best = [(across.at(point.size_ratio), up.at(rise(point))) for point in line]
     picture.path(steps(best), "frontier")
@@ -144,9 +135,8 @@ def draw_names(picture: Picture, points: Sequence[Point], across: Scale, up: Sca
     """Names of what was measured where there is room for them; the chosen one's first, and in any case."""
     wanted = [point for point in points if point.status != "predicted"]
     for point in sorted(wanted, key=lambda one: (one.status != "chosen", one.size_ratio)):
-        places = list(
-            places_for(picture, point.name, across.at(point.size_ratio), up.at(rise(point)), across)
-        )
+        at = across.at(point.size_ratio), up.at(rise(point))
+        places = list(places_for(picture, point.name, at, across))
         free = [place for place in places if not any(overlap(place, other) for other in taken)]
         is_chosen = point.status == "chosen"
         found = free or places if is_chosen else free
@@ -157,9 +147,9 @@ def draw_names(picture: Picture, points: Sequence[Point], across: Scale, up: Sca
             picture.text(left + AROUND, top + 0.82 * picture.font, point.name, name)
 
 
-def places_for(picture: Picture, name: str, x: float, y: float, across: Scale) -> Iterator[Box]:
-    """Where a name may stand beside its mark at (x, y), the best place first."""
-    wide, high = picture.width_of(name), picture.font
+def places_for(picture: Picture, name: str, at: tuple[float, float], across: Scale) -> Iterator[Box]:
+    """Where a name may stand beside its mark, the best place first."""
+    (x, y), wide, high = at, picture.width_of(name), picture.font
     for left, top in (
         (x + 7, y - 7 - high),
         (x + 11, y - high / 2),
@@ -176,11 +166,9 @@ def places_for(picture: Picture, name: str, x: float, y: float, across: Scale) -
 
 def overlap(one: Box, other: Box) -> bool:
     """Whether two boxes meet."""
-    return (
-        one[0] < other[0] + other[2]
-        and other[0] < one[0] + one[2]
-        and one[1] < other[1] + other[3]
-        and other[1] < one[1] + one[3]
+    return all(
+        one[axis] < other[axis] + other[axis + 2] and other[axis] < one[axis] + one[axis + 2]
+        for axis in (0, 1)
     )
 
 

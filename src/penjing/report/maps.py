@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 
 from penjing.optimize.record_parts import Layer
 from penjing.report.drawing import Box, Picture
-from penjing.report.frontier import WIDE
 from penjing.report.numbers import significant
 from penjing.report.words import Words, known
 
@@ -28,7 +27,7 @@ def bits_map(layers: Sequence[Layer], say: Words, width: int) -> str:
     cell = min(WIDEST_CELL, (width - label) / max(1, min(per_strip, len(blocks))))
     alone = [layer for layer in layers if layer.block is None]
     strip_height = 24 + ROW * len(kinds) + 10
-    picture = Picture(width, len(strips) * strip_height + ROW * len(alone) + 4, 12.5 if width >= WIDE else 12)
+    picture = Picture(width, len(strips) * strip_height + ROW * len(alone) + 4)
     most = max(MOST_BITS, *(layer.bits_per_weight for layer in layers))
     cells = {(layer.block, layer.kind): layer for layer in layers}
     for number, strip in enumerate(strips):
@@ -62,7 +61,7 @@ def kinds_of(layers: Sequence[Layer]) -> list[str]:
 
 def label_width(kinds: Sequence[str], say: Words, width: int) -> float:
     """Room for the names of rows."""
-    picture = Picture(width, 0, 12.5 if width >= WIDE else 12)
+    picture = Picture(width, 0)
     names = [known(say, "kind", kind) for kind in (*kinds, "embedding", "head")]
     return max(picture.width_of(name) for name in names) + 14
 
@@ -71,8 +70,7 @@ def draw_bits(picture: Picture, layer: Layer, place: tuple[float, float, float],
     """One cell: its shade follows the logarithm of its bits."""
     x, y, width = place
     bits = layer.bits_per_weight
-    level = math.log(max(bits, LEAST_BITS) / LEAST_BITS) / math.log(most_bits / LEAST_BITS)
-    shade = PALEST + (DARKEST - PALEST) * level
+    shade = PALEST + (DARKEST - PALEST) * log_share(bits, LEAST_BITS, most_bits)
     tip = f"{layer.group}: {layer.format}, {significant(bits)}"
     picture.rect((x + 1, y + 1, width - 2, ROW - 2), "cell", shade=shade, tip=tip)
     number = f"{bits:.0f}" if bits >= 9.95 else f"{bits:.1f}" if width < ROOMY else f"{bits:.3g}"
@@ -92,16 +90,20 @@ def sensitivity_map(layers: Sequence[Layer], say: Words, width: int) -> str:
     formats = scored_formats(layers)
     scores = [score for layer in layers for score in layer.scores.values() if score > 0]
     low, high = (min(scores), max(scores)) if scores else (1e-9, 1.0)
-    shade = shader(low, high)
+
+    def shade(score: float) -> float:
+        return 0.05 + 0.9 * log_share(score, low, high)
+
     groups = {kind: [layer for layer in layers if layer.kind == kind] for kind in kinds_of(layers)}
     groups |= {layer.kind: [layer] for layer in layers if layer.block is None and layer.scores}
-    label = max(Picture(width, 0, 12).width_of(name) for name in formats) + 10
-    columns = 2 if width >= WIDE else 1
+    blank = Picture(width, 0, font=12)
+    label = max(map(blank.width_of, formats)) + 10
+    columns = 2 if blank.is_wide else 1
     panel = (width - 24 * (columns - 1)) / columns
     most = max(len(members) for members in groups.values())
     cell, row = min(30.0, (panel - label) / most), 18.0
     height = 26 + row * len(formats) + 26
-    picture = Picture(width, math.ceil(len(groups) / columns) * height + 40, 12)
+    picture = Picture(width, math.ceil(len(groups) / columns) * height + 40, font=12)
     for index, (kind, members) in enumerate(groups.items()):
         left, top = index % columns * (panel + 24), index // columns * height
         picture.text(left + label, top + 14, known(say, "kind", kind), "strong")
@@ -113,12 +115,9 @@ def sensitivity_map(layers: Sequence[Layer], say: Words, width: int) -> str:
                     draw_score(picture, layer, name, place, shade)
         draw_block_numbers(picture, members, left + label, top + 23 + row * len(formats), cell)
     draw_shades(picture, shade, (low, high), picture.height - 30)
-    summary = say("sensitivity.summary")
-    return picture.svg(
-        summary.format(
-            count=len(layers), formats=len(formats), low=significant(low, 2), high=significant(high, 2)
-        )
-    )
+    ends = {"low": significant(low, 2), "high": significant(high, 2)}
+    summary = say("sensitivity.summary").format(count=len(layers), formats=len(formats), **ends)
+    return picture.svg(summary)
 
 
 def scored_formats(layers: Sequence[Layer]) -> list[str]:
@@ -130,10 +129,9 @@ def scored_formats(layers: Sequence[Layer]) -> list[str]:
     return sorted(held, key=lambda label: (-sum(held[label]) / len(held[label]), label))
 
 
-def shader(low: float, high: float) -> Callable[[float], float]:
-    """From a score to a shade, by its logarithm between the least and the greatest."""
-    span = math.log(high / low) or 1.0
-    return lambda score: 0.05 + 0.9 * math.log(max(score, low) / low) / span
+def log_share(value: float, low: float, high: float) -> float:
+    """How far a value is on the way from the least to the greatest, by logarithms."""
+    return math.log(max(value, low) / low) / (math.log(high / low) or 1.0)
 
 
 def draw_score(

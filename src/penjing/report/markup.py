@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 
+from penjing.report.words import Words
+
 WIDE, NARROW = 688, 340  # CSS pixels: the width of the text on a desk and on a telephone
 Row = tuple[str, ...]
 
 
-def section(name: str, words: str, *html: str) -> str:
+def section(name: str, say: Words, *html: str) -> str:
     """A part of the page, with its heading; parts that are empty are left out."""
     body = "\n".join(part for part in html if part)
-    return f'<section id="{name}" class="{name}">\n<h2>{escape(words)}</h2>\n{body}\n</section>\n'
+    return f'<section id="{name}" class="{name}">\n<h2>{escape(say(name))}</h2>\n{body}\n</section>\n'
 
 
 def figure(draw: Callable[[int], str], words: str) -> str:

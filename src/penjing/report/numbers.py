@@ -27,11 +27,21 @@ def power_of_ten(power: int) -> str:
     return "10" + str(power).translate(RAISED)
 
 
+def power_at(value: float) -> str:
+    """The nearest power of ten, as marks of logarithmic axes are."""
+    return power_of_ten(round(math.log10(value)))
+
+
 def round_number(value: float) -> str:
     """A number that is round already, as marks of axes are."""
     if value == 0:
         return "0"
     return significant(value, 1) if abs(value) < 10.0**LEAST_POWER else minus(f"{value:,.6g}")
+
+
+def hundredths(fraction: float) -> str:
+    """A round fraction in per cent, without the sign."""
+    return round_number(100 * fraction)
 
 
 def minus(number: str) -> str:
@@ -64,20 +74,15 @@ def nbytes(count: float) -> str:
     return scaled(count, "B")
 
 
-def scaled(value: float, unit: str) -> str:
-    """Three digits and a decimal prefix."""
-    for factor, prefix in SI:
-        if value >= 0.9995 * factor:
-            return f"{significant(value / factor)}{NO_BREAK}{prefix}{unit}"
-    return f"{significant(value)}{NO_BREAK}{unit}"
+def scaled(value: float, unit: str, written: Callable[[float], str] = significant) -> str:
+    """Three digits, or what `written` makes of them, and a decimal prefix."""
+    factor, prefix = next((pair for pair in SI if value >= 0.9995 * pair[0]), (1.0, ""))
+    return f"{written(value / factor)}{NO_BREAK}{prefix}{unit}"
 
 
 def nearest_prefix(value: float) -> str:
     """A round number with a decimal prefix: 200G."""
-    for factor, prefix in SI:
-        if value >= 0.9995 * factor:
-            return f"{round_number(value / factor)}{prefix}"
-    return round_number(value)
+    return scaled(value, "", round_number).replace(NO_BREAK, "")
 
 
 def seconds(value: float) -> str:
@@ -91,8 +96,3 @@ def seconds(value: float) -> str:
 def ratio(after: float, before: float) -> str:
     """How many times: 2.1×."""
     return f"{significant(after / before, 2)}×"
-
-
-def short_hash(hexadecimal: str) -> str:
-    """The first 12 digits, by which hashes are told apart in texts."""
-    return hexadecimal[:12]

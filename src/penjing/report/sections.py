@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from html import escape
 
+from penjing.artifact.certificate import Measured
 from penjing.optimize.record import SearchRecord
-from penjing.optimize.record_parts import Claim, Figures, Layer, Point, Sample
+from penjing.optimize.record_parts import Claim, Histogram, Sample
 from penjing.report import numbers
 from penjing.report.frontier import frontier_plot
-from penjing.report.frontier import rise as rise_of
 from penjing.report.maps import bits_map, scored_formats, sensitivity_map
 from penjing.report.markup import definitions, figure, folded, paragraph, section, table
-from penjing.report.plots import Marker, claim_plot, kl_plot, loss_plot, roofline_plot, time_plot
+from penjing.report.plots import claim_plot, kl_plot, loss_plot, roofline_plot, time_plot
+from penjing.report.rows import POINT_HEAD, average_bits, point_row, side_rows, small_print
 from penjing.report.words import Words
 
 MOST_ROWS = 400  # of a folded table
@@ -38,43 +39,8 @@ def sides(record: SearchRecord, say: Words) -> str:
         return ""
     head = ("", say("before"), say("after"), say("change"))
     rows = side_rows(record.before, record.after, say)
-    note = f'<p class="note">{escape(say("sides.caption"))}</p>'
-    return section("compared", say("sides"), f'<div class="beside">{table(head, rows)}{note}</div>')
-
-
-def side_rows(before: Figures, after: Figures, say: Words) -> list[tuple[str, ...]]:
-    """What, before, after, change; what was measured on neither side is left out."""
-    found: list[tuple[str, ...]] = [
-        (
-            say("sides.bytes"),
-            numbers.nbytes(before.tensor_bytes),
-            numbers.nbytes(after.tensor_bytes),
-            numbers.percent(after.tensor_bytes / before.tensor_bytes),
-        )
-    ]
-    if before.perplexity is not None and after.perplexity is not None:
-        rise = after.perplexity / before.perplexity - 1
-        signed = ("+" if rise > 0 else "") + numbers.percent(rise, 2)
-        sides = (numbers.significant(value, 4) for value in (before.perplexity, after.perplexity))
-        found.append((say("sides.perplexity"), *sides, signed))
-    measures = (
-        ("prefill", before.prefill_tokens_per_second, after.prefill_tokens_per_second, numbers.significant),
-        ("decode", before.decode_tokens_per_second, after.decode_tokens_per_second, numbers.significant),
-        ("ttft", before.ttft_seconds, after.ttft_seconds, numbers.seconds),
-        ("memory", before.peak_memory_bytes, after.peak_memory_bytes, numbers.nbytes),
-    )
-    for name, one, other, write in measures:
-        if one is not None or other is not None:
-            times = numbers.ratio if write is numbers.significant else part
-            change = times(other, one) if one is not None and other is not None else ""
-            cells = ("–" if value is None else write(value) for value in (one, other))
-            found.append((say(f"sides.{name}"), *cells, change))
-    return found
-
-
-def part(after: float, before: float) -> str:
-    """What is left of a quantity of which less is better."""
-    return numbers.percent(after / before)
+    note = paragraph(say("sides.caption"), "note")
+    return section("compared", say, f'<div class="beside">{table(head, rows)}{note}</div>')
 
 
 def frontier(record: SearchRecord, say: Words) -> str:
@@ -88,30 +54,14 @@ def frontier(record: SearchRecord, say: Words) -> str:
         proof = record.certificate
         other = proof is not None and proof.measured.data_hash != record.text.sha256
         caption += say("frontier.text" if other else "frontier.text.only").format(**text)
-    head = ("name", "size", "mean", "bound", "kl", "speed", "how")
     ordered = sorted(points, key=lambda point: point.size_ratio)[:MOST_ROWS]
     chosen = next((index for index, point in enumerate(ordered) if point.status == "chosen"), None)
     rows = [point_row(point, say) for point in ordered]
     return section(
         "frontier",
-        say("frontier"),
+        say,
         figure(lambda width: frontier_plot(points, record.limits, say, width), caption),
-        folded(say("numbers"), table(tuple(map(say, head)), rows, chosen=chosen)),
-    )
-
-
-def point_row(point: Point, say: Words) -> tuple[str, ...]:
-    """One candidate in numbers."""
-    rate = point.decode_tokens_per_second
-    mean = rise_of(point.model_copy(update={"upper_loss": None}))
-    return (
-        point.name,
-        numbers.percent(point.size_ratio, 2),
-        f"{numbers.signed(100 * mean)}%",
-        "" if point.upper_loss is None else f"{numbers.signed(100 * rise_of(point))}%",
-        "" if point.mean_kl is None else numbers.significant(point.mean_kl),
-        "" if rate is None else numbers.significant(rate),
-        say(f"status.{point.status}"),
+        folded(say("numbers"), table(tuple(map(say, POINT_HEAD)), rows, chosen=chosen)),
     )
 
 
@@ -128,16 +78,10 @@ def layers(record: SearchRecord, say: Words) -> str:
     caption = say("layers.caption").format(average=average_bits(held))
     return section(
         "layers",
-        say("layers"),
+        say,
         figure(lambda width: bits_map(held, say, width), caption),
         folded(say("numbers"), table(head, rows)),
     )
-
-
-def average_bits(layers: Sequence[Layer]) -> str:
-    """Bits of all weights over their number."""
-    elements = sum(8 * layer.nbytes / layer.bits_per_weight for layer in layers)
-    return numbers.significant(8 * sum(layer.nbytes for layer in layers) / elements)
 
 
 def sensitivity(record: SearchRecord, say: Words) -> str:
@@ -152,7 +96,7 @@ def sensitivity(record: SearchRecord, say: Words) -> str:
     ]
     return section(
         "sensitivity",
-        say("sensitivity"),
+        say,
         figure(lambda width: sensitivity_map(held, say, width), say("sensitivity.caption")),
         folded(say("numbers"), table((say("group"), *formats), rows)),
     )
@@ -172,9 +116,7 @@ def roofline(record: SearchRecord, say: Words) -> str:
         read=numbers.scaled(roof.read_bytes_per_second, "B/s"),
         compute=numbers.scaled(roof.int8_operations_per_second, "OP/s"),
     )
-    return section(
-        "roofline", say("roofline"), figure(lambda width: roofline_plot(roof, say, width), caption)
-    )
+    return section("roofline", say, figure(lambda width: roofline_plot(roof, say, width), caption))
 
 
 def time(record: SearchRecord, say: Words) -> str:
@@ -183,64 +125,47 @@ def time(record: SearchRecord, say: Words) -> str:
     if not parts:
         return ""
     caption = say("time.caption").format(total=numbers.seconds(sum(part.seconds for part in parts)))
-    return section("time", say("time"), figure(lambda width: time_plot(parts, say, width), caption))
+    return section("time", say, figure(lambda width: time_plot(parts, say, width), caption))
 
 
 def errors(record: SearchRecord, say: Words) -> str:
-    """Differences of loss and KL, token by token."""
-    held = record.errors
-    if held is None:
-        return ""
-    label = say("errors.loss.summary").format(
-        tokens=f"{held.loss.total:,}", mean=numbers.signed(record.claim.mean_nats) if record.claim else "?"
-    )
-    caption = say("errors.loss.caption").format(below=f"{held.loss.below:,}", above=f"{held.loss.above:,}")
-    return section(
-        "errors",
-        say("errors"),
-        drawn_claim(record, say),
-        figure(
-            lambda width: loss_plot(held.loss, loss_markers(record.claim, say), say, width, label), caption
-        ),
-        divergence(record, say),
-    )
-
-
-def drawn_claim(record: SearchRecord, say: Words) -> str:
-    """The mean, the bound and the limit, to scale."""
-    claim = record.claim
-    if claim is None:
+    """The claim, and differences of loss and KL, token by token."""
+    held, claim, certificate = record.errors, record.claim, record.certificate
+    if held is None or claim is None or certificate is None:
         return ""
     limit = record.budget.max_loss
-    return figure(lambda width: claim_plot(claim, limit, say, width), say("claim.drawn"))
+    return section(
+        "errors",
+        say,
+        figure(lambda width: claim_plot(claim, limit, say, width), say("claim.drawn")),
+        differences(held.loss, claim, say),
+        divergences(held.kl, certificate.measured, say),
+    )
 
 
-def loss_markers(claim: Claim | None, say: Words) -> list[Marker]:
-    """The mean and its bound."""
-    if claim is None:
-        return []
-    mean, upper = claim.mean_nats, claim.upper_nats
-    return [
-        (mean, "mean", say("mean.at").format(value=numbers.signed(mean))),
-        (upper, "upper", say("bound.at").format(value=numbers.signed(upper))),
+def differences(histogram: Histogram, claim: Claim, say: Words) -> str:
+    """The histogram of losses, with the mean and its bound."""
+    mean, upper = numbers.signed(claim.mean_nats), numbers.signed(claim.upper_nats)
+    markers = [
+        (claim.mean_nats, "mean", say("mean.at").format(value=mean)),
+        (claim.upper_nats, "upper", say("bound.at").format(value=upper)),
     ]
+    label = say("errors.loss.summary").format(tokens=f"{histogram.total:,}", mean=mean)
+    caption = say("errors.loss.caption").format(below=f"{histogram.below:,}", above=f"{histogram.above:,}")
+    return figure(lambda width: loss_plot(histogram, markers, say, width, label), caption)
 
 
-def divergence(record: SearchRecord, say: Words) -> str:
-    """The histogram of KL."""
-    assert record.errors is not None
-    histogram, certificate = record.errors.kl, record.certificate
-    markers: list[Marker] = []
-    agreement = ""
-    if certificate is not None:
-        measured = certificate.measured
-        markers = [
-            (measured.mean_kl, "mean", say("mean.at").format(value=numbers.significant(measured.mean_kl))),
-            (measured.p99_kl, "mean", say("p99.at").format(value=numbers.significant(measured.p99_kl))),
-        ]
-        agreement = say("errors.agreement").format(share=numbers.percent(measured.top1_agreement))
+def divergences(histogram: Histogram, measured: Measured, say: Words) -> str:
+    """The histogram of KL, with its mean and what 99% are below."""
+    mean, p99 = numbers.significant(measured.mean_kl), numbers.significant(measured.p99_kl)
+    markers = [
+        (measured.mean_kl, "mean", say("mean.at").format(value=mean)),
+        (measured.p99_kl, "mean", say("p99.at").format(value=p99)),
+    ]
     caption = say("errors.kl.caption").format(
-        agreement=agreement, below=f"{histogram.below:,}", floor=numbers.significant(histogram.edges[0], 1)
+        agreement=say("errors.agreement").format(share=numbers.percent(measured.top1_agreement)),
+        below=f"{histogram.below:,}",
+        floor=numbers.significant(histogram.edges[0], 1),
     )
     label = say("errors.kl.summary").format(tokens=f"{histogram.total:,}")
     return figure(lambda width: kl_plot(histogram, markers, say, width, label), caption)
@@ -251,7 +176,7 @@ def samples(record: SearchRecord, say: Words) -> str:
     if not record.samples:
         return ""
     articles = "\n".join(sample_article(sample, say) for sample in record.samples)
-    return section("samples", say("samples"), paragraph(say("samples.caption"), "note"), articles)
+    return section("samples", say, paragraph(say("samples.caption"), "note"), articles)
 
 
 def sample_article(sample: Sample, say: Words) -> str:
@@ -284,7 +209,7 @@ def use(record: SearchRecord, say: Words) -> str:
         return ""
     return section(
         "use",
-        say("use"),
+        say,
         command(record.commands.serve, say),
         paragraph(say("use.serve")),
         command(record.commands.verify, say),
@@ -302,9 +227,7 @@ def command(typed: str, say: Words) -> str:
 
 def measured(record: SearchRecord, say: Words) -> str:
     """How it was measured, in small print."""
-    return section(
-        "measured", say("measured"), method(record, say), definitions(list(small_print(record, say)))
-    )
+    return section("measured", say, method(record, say), definitions(list(small_print(record, say))))
 
 
 def method(record: SearchRecord, say: Words) -> str:
@@ -320,53 +243,3 @@ def method(record: SearchRecord, say: Words) -> str:
         window=certificate.measured.window_tokens,
     )
     return paragraph(text, "small")
-
-
-def small_print(record: SearchRecord, say: Words) -> Iterator[tuple[str, str]]:
-    """What it takes to measure it again."""
-    model, certificate = record.model, record.certificate
-    parameters = numbers.significant(model.parameters / 1e6)
-    about = say("measured.model.value").format(name=model.name, family=model.family, parameters=parameters)
-    yield say("measured.model"), about
-    yield say("measured.objective"), objective(record, say)
-    if record.artifact_hash is not None:
-        yield say("measured.artifact"), record.artifact_hash
-    yield say("measured.source"), model.source_hash
-    text = say("measured.text.value")
-    if certificate is not None:
-        measured = certificate.measured
-        yield say("measured.text"), text.format(name=measured.data_name, hash=measured.data_hash)
-    if record.text is not None:
-        yield say("measured.choice"), text.format(name=record.text.name, hash=record.text.sha256)
-    host = certificate.measured_on if certificate is not None else record.host
-    if host is not None:
-        machine = say("measured.machine.value").format(cpu=host.cpu_model, isa=host.isa, threads=host.threads)
-        yield say("measured.machine"), machine
-    if certificate is not None and certificate.load is not None:
-        load = certificate.load
-        yield (
-            say("measured.load"),
-            say("measured.load.value").format(
-                streams=load.streams,
-                prompt=load.prompt_tokens,
-                output=load.output_tokens,
-                p95=numbers.seconds(load.p95_seconds_per_token),
-            ),
-        )
-    versions = certificate.versions if certificate is not None else record.versions
-    if versions:
-        yield say("measured.versions"), ", ".join(f"{name} {number}" for name, number in versions.items())
-    if certificate is not None:
-        yield say("measured.seed"), str(certificate.seed)
-        yield say("measured.issued"), certificate.issued_at
-    if record.stages:
-        spent = ", ".join(f"{stage.name} {numbers.seconds(stage.seconds)}" for stage in record.stages)
-        yield say("measured.stages"), spent
-
-
-def objective(record: SearchRecord, say: Words) -> str:
-    """What was sought among those that keep the budget."""
-    text = say(f"objective.{record.objective}")
-    if record.price_per_hour is None:
-        return text
-    return text + say("measured.price").format(price=numbers.significant(record.price_per_hour))

@@ -44,8 +44,7 @@ h1 { margin: 0 0 1.1rem; font: 400 1.12rem/1.4 var(--serif); font-style: italic;
 .seal .small { font-weight: 400; font-size: 8.6px; letter-spacing: .1em; }
 .infeasible .seal rect { fill: none; stroke: var(--soft); stroke-width: 1.6; stroke-dasharray: 5 4; }
 .infeasible .seal .inner { stroke: none; }
-.infeasible .seal text { fill: var(--soft); }
-.infeasible .seal text { font-size: 12px; letter-spacing: .02em; }
+.infeasible .seal text { fill: var(--soft); font-size: 12px; letter-spacing: .02em; }
 .infeasible .seal .small { font-size: 8.6px; }
 .explained { margin: 1.5rem 0 0; color: var(--soft); }
 .caution { margin: 1.5rem 0 0; padding: .1rem 0 .1rem 1rem; border-left: 3px solid var(--seal); }
@@ -56,12 +55,11 @@ p { margin: 0 0 1rem; }
 table { width: 100%; border-collapse: collapse; font: .9375rem/1.45 var(--sans); font-variant-numeric:
   tabular-nums; }
 th, td { padding: .5rem 0 .5rem 1rem; text-align: right; vertical-align: baseline; }
-th:first-child, td:first-child { padding-left: 0; text-align: left; overflow-wrap: anywhere; }
+th:first-child { padding-left: 0; text-align: left; overflow-wrap: anywhere; }
 thead th { padding-top: 0; font-weight: 400; color: var(--soft); border-bottom: 1px solid var(--ink); }
 tbody th { font-weight: 400; }
 tbody tr + tr > * { border-top: 1px solid var(--grid); }
 tbody tr:last-child > * { border-bottom: 1px solid var(--rule); }
-td.strong { font-weight: 600; }
 .limits { margin-top: 2rem; }
 tr.chosen > * { color: var(--seal); }
 figure { margin: 0; }
@@ -69,7 +67,6 @@ figure + figure, table + figure { margin-top: 2.2rem; }
 figcaption, .note { margin: .9rem 0 0; color: var(--soft); font: .9375rem/1.55 var(--serif); }
 :lang(zh) figcaption, :lang(zh) .note { line-height: 1.7; }
 svg { display: block; width: 100%; height: auto; font-family: var(--sans); }
-.seal { display: block; }
 .wide { display: none; }
 svg text { fill: var(--ink); font-variant-numeric: tabular-nums; }
 svg .number, svg .title, svg .faint { fill: var(--soft); }
@@ -124,7 +121,6 @@ button:focus-visible, summary:focus-visible { outline: 2px solid var(--teal); ou
 dl { display: grid; grid-template-columns: 1fr; margin: 0; font: .875rem/1.55 var(--sans); }
 dt { color: var(--soft); margin-top: .7rem; }
 dd { margin: 0; overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }
-code { font-family: var(--mono); font-size: .96em; }
 footer { margin-top: 4rem; padding-top: 1rem; padding-bottom: 4rem; color: var(--soft);
   font: .875rem/1.6 var(--sans); }
 footer p { border-top: 1px solid var(--rule); padding-top: 1rem; margin: 0; }
@@ -164,7 +160,7 @@ PAPER = """
   header { padding-top: 0; }
   section { margin-top: 2.4rem; }
   h2, h3, thead { break-after: avoid; }
-  figure, tr, article, .command, .limits, dl > div { break-inside: avoid; }
+  figure, tr, article, .command, .limits { break-inside: avoid; }
   button, summary, details { display: none; }
   .wide { display: block; } .narrow { display: none; }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }

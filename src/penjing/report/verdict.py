@@ -47,7 +47,7 @@ def explanation(record: SearchRecord, say: Words) -> str:
     """What the sentence means, for who has never met perplexity; or what could be asked instead."""
     if record.claim is None or record.certificate is None:
         nearest = [
-            say(f"claim.{limit.what}").format(value=nearest_of(limit, say))
+            say(f"claim.{limit.what}").format(value=value_of(limit.what, limit.nearest, say))
             for limit in record.limits
             if limit.nearest is not None
         ]
@@ -77,29 +77,17 @@ def limit_rows(record: SearchRecord, say: Words) -> list[tuple[str, ...]]:
 
 
 def limit_row(limit: Limit, record: SearchRecord, say: Words) -> tuple[str, ...]:
-    """One limit: asked, found or nearest, and whether it is kept."""
+    """One limit: asked, found or nearest, and whether it is kept or is the one that cannot be."""
+    name = say(f"limit.{limit.what}")
+    if limit.what not in ("size", "loss") and record.budget.streams > 1:  # it holds for so many
+        name = say("limit.streams").format(name=name, streams=record.budget.streams)
     asked = bounded(limit.what, as_asked(limit.what, limit.asked, say), say)
     if record.outcome == "infeasible":
-        nearest = "" if limit.nearest is None else nearest_of(limit, say)
-        return name_of(limit, record, say), asked, nearest, binds(limit, record, say)
-    found = "" if limit.found is None else value_of(limit.what, limit.found, say)
-    verdict = {None: "", True: "✓\u00a0" + say("limit.kept"), False: "✗\u00a0" + say("limit.missed")}[
-        limit.is_kept
-    ]
-    return name_of(limit, record, say), asked, found, verdict
-
-
-def name_of(limit: Limit, record: SearchRecord, say: Words) -> str:
-    """What a limit is called; of speed and memory, also for how many streams it holds."""
-    name = say(f"limit.{limit.what}")
-    if limit.what in ("size", "loss") or record.budget.streams == 1:
-        return name
-    return say("limit.streams").format(name=name, streams=record.budget.streams)
-
-
-def binds(limit: Limit, record: SearchRecord, say: Words) -> str:
-    """Whether a limit is the one that cannot be kept."""
-    return "✗\u00a0" + say("limit.binds") if limit.what == record.binding else ""
+        shown, verdict = limit.nearest, "✗\u00a0" + say("limit.binds") if limit.what == record.binding else ""
+    else:
+        marks = {None: "", True: "✓\u00a0" + say("limit.kept"), False: "✗\u00a0" + say("limit.missed")}
+        shown, verdict = limit.found, marks[limit.is_kept]
+    return name, asked, "" if shown is None else value_of(limit.what, shown, say), verdict
 
 
 def bounded(what: LimitName, value: str, say: Words) -> str:
@@ -112,12 +100,6 @@ def as_asked(what: LimitName, value: float, say: Words) -> str:
     if what in ("size", "loss"):
         return numbers.percent_as_given(value)
     return TRAILING_ZEROS.sub("", value_of(what, value, say))
-
-
-def nearest_of(limit: Limit, say: Words) -> str:
-    """What could be asked instead."""
-    assert limit.nearest is not None
-    return value_of(limit.what, limit.nearest, say)
 
 
 def value_of(what: LimitName, value: float, say: Words) -> str:

@@ -111,7 +111,7 @@ PHRASES: dict[str, Phrase] = {
     "before": Phrase("before", "之前"),
     "after": Phrase("after", "之后"),
     "change": Phrase("change", "变化"),
-    "sides": Phrase("Before and after", "前后对照"),
+    "compared": Phrase("Before and after", "前后对照"),
     "sides.caption": Phrase(
         "Both sides run in the engine that serves: the checkpoint with its own weights, fp32 activations and "
         "an unquantized cache; the artifact as it is served. Speeds are of one request at a time.",
@@ -184,6 +184,8 @@ PHRASES: dict[str, Phrase] = {
     "kind.experts.down": Phrase("experts: down", "专家：降维"),
     "kind.embedding": Phrase("embedding", "嵌入"),
     "kind.head": Phrase("output head", "输出头"),
+    "kind.kv": Phrase("keys and values", "键值缓存"),
+    "kind.rest": Phrase("all else", "其余"),
     "sensitivity": Phrase("Sensitivity", "敏感度"),
     "sensitivity.caption": Phrase(
         "The damage predicted (KL, nats per token) if one group alone had one format: the stronger the "
@@ -213,7 +215,6 @@ PHRASES: dict[str, Phrase] = {
     "regime.share": Phrase("{name}, {share} of its limit", "{name}，达上限的 {share}"),
     "axis.intensity": Phrase("operations per byte read", "每读一字节的运算数"),
     "axis.operations": Phrase("operations per second", "每秒运算数"),
-    "roof": Phrase("limit", "上限"),
     "time": Phrase("Where a token's time goes", "一个词元的时间去向"),
     "time.caption": Phrase(
         "Seconds of one decoded token, {total} in all.",
@@ -222,16 +223,6 @@ PHRASES: dict[str, Phrase] = {
     "time.summary": Phrase(
         "{total}, in {count} parts; most of it: {name}.", "{total}，{count} 部分；最多：{name}。"
     ),
-    "time.query+key+value": Phrase("query, key, value", "查询·键·值"),
-    "time.output": Phrase("output", "输出"),
-    "time.gate+up": Phrase("gate, up", "门控·升维"),
-    "time.down": Phrase("down", "降维"),
-    "time.experts.gate+up": Phrase("experts: gate, up", "专家：门控·升维"),
-    "time.experts.down": Phrase("experts: down", "专家：降维"),
-    "time.head": Phrase("output head", "输出头"),
-    "time.kv": Phrase("keys and values", "键值缓存"),
-    "time.attention": Phrase("attention", "注意力"),
-    "time.rest": Phrase("all else", "其余"),
     "errors": Phrase("What changed, token by token", "逐词元的变化"),
     "errors.loss.caption": Phrase(
         "How much worse each token is predicted; to the left of zero, better. Single tokens move both ways; "
