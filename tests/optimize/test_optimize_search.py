@@ -20,7 +20,7 @@ from penjing.errors import OutputExistsError, SpecError
 from penjing.optimize import choosing
 from penjing.optimize import search as search_module
 from penjing.optimize.certificate import verify_certificate
-from penjing.optimize.choosing import MissedBudgetError, spoken
+from penjing.optimize.missing import MissedBudgetError, spoken
 from penjing.optimize.progress import Progress
 from penjing.optimize.record import read_record
 from penjing.optimize.search import Optimized, optimize

@@ -60,7 +60,8 @@ class Trials:
     """The inputs of one search, and its measurements.
 
     directory: where candidates are built and measurements kept. tune, report: disjoint tokenized documents,
-    to choose by and to claim from.
+    to choose by and to claim from. learn_from: texts to calibrate and train on; none is the built-in one, and
+    one that the model writes itself.
     """
 
     checkpoint: Checkpoint
@@ -71,6 +72,7 @@ class Trials:
     text_name: str
     tune: list[Tokens]
     report: list[Tokens]
+    learn_from: tuple[Path, ...]
     progress: Progress
     say: Say
     measured: dict[str, Trial] = field(default_factory=dict)
@@ -165,16 +167,18 @@ class Trials:
         if not path.exists():
             step = candidate.recipe.quantizing
             artifact = quantize(
-                self.checkpoint,
+                candidate.checkpoint,
                 path,
                 candidate.recipe,
+                self.learn_from if step.needs_data else (),
+                origin=candidate.origin,
                 resume=step.needs_data,
                 threads=self.settings.threads,
                 say=self.say,
                 progress=self.progress,
             )
             if not step.needs_data:  # others have a gate of their own
-                check_round_trip(artifact, self.checkpoint, step, self.progress)
+                check_round_trip(artifact, candidate.checkpoint, step, self.progress)
         return path
 
     def take(self, candidate: Candidate, target: Path) -> Artifact:
