@@ -225,11 +225,17 @@ class Search:
         return True
 
     def tell(self, trial: Trial) -> None:
-        """One line about a candidate."""
+        """One line about a candidate, the best so far, and how long it may still take."""
         rise = math.expm1(trial.upper_delta_nll)
-        verdict = "keeps the budget" if self.trials.keeps(trial) else "misses the budget"
+        kept = self.kept()
+        verdict = "misses the budget"
+        if self.trials.keeps(trial):
+            verdict = "keeps the budget" + (", the best so far" if kept[0][1] is trial else "")
+        left = (BUILDS if kept else MOST_BUILDS) - len(self.tried) + 1  # a claim takes about as long
+        minutes = max(left, 1) * self.stages["candidates"] / len(self.tried) / 60
         self.trials.say(
-            f"{trial.name}: {trial.size_ratio:.1%} of the size, perplexity at most {rise:+.2%}: {verdict}"
+            f"{trial.name}: {trial.size_ratio:.1%} of the size, perplexity at most {rise:+.2%}: {verdict}; "
+            f"at most {minutes:.1f} minutes to go"
         )
 
     def is_enough(self, trial: Trial) -> bool:

@@ -196,7 +196,8 @@ def proved(search: Search) -> tuple[Candidate, Proof]:
         if search.trials.keeps_loss(proof.bound.upper):
             return candidate, proof
         search.claimed.add(candidate.key)
-        search.trials.say(f"{candidate.name}: not proved on text that it was not chosen by")
+        because = f" ({proof.shortage})" if proof.shortage else ""
+        search.trials.say(f"{candidate.name}: not proved on text that it was not chosen by{because}")
         error_left *= 1.0 - CLAIM_SHARE
     raise search.failed()
 

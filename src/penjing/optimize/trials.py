@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import shutil
 from dataclasses import dataclass, field, replace
@@ -33,7 +32,6 @@ from penjing.optimize.roundtrip import check_round_trip
 from penjing.spec import Budget, Spec, canonical_json
 
 CLAIM_SHARE = 0.75  # of the error that is left, for each claim
-NOTHING_TO_PROVE = -math.inf  # a margin that no loss is below: all of the text is scored
 QUESTION_FILE = "question.json"
 
 
@@ -120,12 +118,11 @@ class Trials:
         Without a limit of loss nothing is to be proved, and all of the text is scored for the bound.
         """
         settings = replace(self.settings, confidence=confidence)
-        limit = self.budget.max_nll_increase
         return prove(
             open_engine(self.build(candidate), settings, settings.tier),
             self.reference,
             self.report,
-            NOTHING_TO_PROVE if limit is None else limit,
+            self.budget.max_nll_increase,
             settings,
             name=self.text_name,
             progress=self.progress,
