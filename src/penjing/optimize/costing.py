@@ -26,8 +26,12 @@ KV_LOSS: tuple[tuple[Kv, float], ...] = (
 
 @dataclass(frozen=True, eq=False)
 class Costs:
-    """How choices are priced. table: None where no limit or objective speaks of time or memory."""
+    """How choices are priced. table: None where no limit or objective speaks of time or memory.
 
+    original: what sizes are parts of.
+    """
+
+    original: Checkpoint
     checkpoint: Checkpoint
     budget: Budget
     losses: Mapping[str, Mapping[str, float]]
@@ -38,7 +42,7 @@ class Costs:
         """Every group with its choices, priced."""
         config, own = self.checkpoint.config, self.checkpoint.formats
         roles, members = expected_tensors(config), dict(groups_of(config))
-        read = round((self.budget.max_size or LIKELY_SIZE) * self.checkpoint.tensor_bytes)
+        read = round((self.budget.max_size or LIKELY_SIZE) * self.original.tensor_bytes)
 
         def seconds(group: str, format: WeightFormat) -> float:
             assert self.table is not None
@@ -64,7 +68,7 @@ class Costs:
         fixed = fixed_bytes(config, self.checkpoint.formats)
         room = None
         if budget.max_size is not None:
-            room = int(budget.max_size * self.checkpoint.tensor_bytes)
+            room = int(budget.max_size * self.original.tensor_bytes)
         limits = Limits(nbytes=room, fixed_bytes=fixed, fixed_loss=kv_loss)
         if self.table is None:
             return limits
