@@ -30,16 +30,7 @@ FLOORS = (
 WORKSHOP = {"models", "training", "quantize", "prune", "distill", "transfer"}
 RUNTIME = {"engine", "serve"}
 HEAVY = {"torch", "transformers", "sklearn", "pandas", "matplotlib"}
-TRAINING_IN_OPTIMIZE = {
-    "gate",
-    "shaping",
-    "pace",
-    "learning",
-    "pruning",
-    "transferring",
-    "distilling",
-    "training",
-}
+TRAINING_IN_OPTIMIZE = {"gate", "shaping", "learning", "pruning", "transferring", "distilling", "training"}
 NEVER_AT_IMPORT = HEAVY | {"openai", "huggingface_hub", "pyarrow"}
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 

@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from running import Run
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 QUICK = ("--steps", 3, "--batch", 2, "--sequence-tokens", 32)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Matrices are too small for two."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def test_pruned_then_distilled_then_quantized(run: Run, checkpoint: Path, text: Path, tmp_path: Path) -> None:

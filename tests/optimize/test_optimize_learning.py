@@ -14,9 +14,8 @@ from penjing.errors import CorruptCheckpointError
 from penjing.models import Checkpoint
 from penjing.models.trainable import TrainableModel
 from penjing.optimize.distilling import Distilling, distill, divergences
-from penjing.optimize.learning import Learned, forward_flops
+from penjing.optimize.learning import Learned, forward_flops, steps_of
 from penjing.optimize.order import Order
-from penjing.optimize.pace import steps_of
 from penjing.optimize.training import Training
 from penjing.optimize.transferring import transfer
 from penjing.spec import DistillStep, TrainStep, TransferStep

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,16 +21,9 @@ from penjing.optimize.quantizing import calibration_tokens, possible, quantize
 from penjing.optimize.self_written import self_written
 from penjing.spec import Calibration, QuantizeStep, Recipe, WeightFormat, preset
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CALIBRATION = Calibration(tokens=256, sequence_tokens=32)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Matrices are too small for two."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def recipe(format: Any = "int4", method: Any = "gptq", group_size: Any = 32) -> Recipe:

@@ -8,11 +8,9 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from checkpoints import LLAMA, write_checkpoint
 from letters import write_letters
 
@@ -31,15 +29,6 @@ from penjing.spec import Budget, Recipe, read_recipe, validate
 PRUNE = {"step": "prune", "fraction": "20%", "axes": ["channels"], "multiple": 4, "reconstruct": False}
 DISTILL = {"step": "distill", "steps": 12, "batch": 4, "sequence_tokens": 64, "learning_rate": 0.0003}
 QUANTIZE = {"step": "quantize", "weights": {"name": "int8", "group_size": 32}}
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Matrices are too small for two."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def recipe(*steps: dict[str, object], seed: int = 0) -> Recipe:
@@ -155,6 +144,8 @@ from penjing.optimize import learning
 from penjing.optimize.recipes import apply_recipe
 from penjing.spec import read_recipe
 from penjing.training import loop
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 model, out, text, file, die = sys.argv[1:]
 real = loop.save_state
 def save(*arguments):

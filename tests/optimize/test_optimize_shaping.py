@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -35,18 +34,11 @@ from penjing.optimize.transferring import transfer
 from penjing.quantize import quantize_checkpoint
 from penjing.spec import DistillStep, PruneStep, TrainStep, TransferStep, preset
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 QUICK = DistillStep(steps=12, batch=4, sequence_tokens=16, learning_rate=0.003)
 TRAIN = TrainStep(steps=12, batch=4, sequence_tokens=16, learning_rate=0.003)
 NARROW = PruneStep(fraction=0.2, axes=("channels",), multiple=4)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Matrices are too small for two."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

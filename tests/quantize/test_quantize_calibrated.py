@@ -32,17 +32,10 @@ from penjing.quantize.calibrated import quantize_calibrated
 from penjing.quantize.state import BlockResult
 from penjing.spec import Override, QuantizeStep, Recipe, WeightFormat, preset
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TOKENS = np.random.default_rng(5).integers(0, 50, (12, 40))
 KILLED_RECIPE = preset("layered", 32, method="qronos")
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Matrices are too small for two."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def walk(source: Path, out: Path, recipe: Recipe, **options: Any) -> Artifact:

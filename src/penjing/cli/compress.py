@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from penjing.cli.options import Checkpoint, Force, Json, Out, Threads
-from penjing.cli.shaped import EVALUATE, Texts, print_shaped, require_torch, say
-from penjing.cli.show import megabytes, percent, print_json, progress_bar
+from penjing.cli.shaped import EVALUATE, Texts, print_shaped, require_torch
+from penjing.cli.show import megabytes, percent, print_json, progress_bar, say
 
 
 def compress(

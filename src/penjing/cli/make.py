@@ -25,7 +25,7 @@ from penjing.cli.options import (
     Tier,
     Tokens,
 )
-from penjing.cli.show import measured_text, megabytes, percent, print_json, progress_bar
+from penjing.cli.show import measured_text, megabytes, percent, print_json, progress_bar, say
 from penjing.data.documents import DEFAULT_TOKENS
 from penjing.errors import SpecError
 
@@ -184,7 +184,7 @@ def quantize(
             resume=resume,
             force=force,
             threads=threads,
-            say=lambda line: print(f"penjing: {line}", file=sys.stderr),
+            say=say,
             progress=progress,
         )
     before = artifact.manifest.provenance.source.tensor_bytes

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from penjing.cli.show import megabytes, percent, print_json, print_table, progress_bar
+from penjing.cli.show import megabytes, percent, print_json, print_table, progress_bar, say
 from penjing.errors import MissingExtraError
 
 if TYPE_CHECKING:  # the package behind it takes time to load
@@ -36,11 +35,6 @@ def require_torch(purpose: str) -> None:
     """Raises MissingExtraError without torch, which only the workshop needs."""
     if find_spec("torch") is None:
         raise MissingExtraError("optimize", "torch", purpose)
-
-
-def say(line: str) -> None:
-    """A line about the work."""
-    print(f"penjing: {line}", file=sys.stderr)
 
 
 @contextmanager

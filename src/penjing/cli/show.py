@@ -21,6 +21,11 @@ def fail(error: PenjingError) -> NoReturn:
     sys.exit(error.exit_code)
 
 
+def say(line: str) -> None:
+    """A line about the work."""
+    print(f"penjing: {line}", file=sys.stderr)
+
+
 def print_json(value: object) -> None:
     """One JSON document on stdout, for programs."""
     print(json.dumps(value, indent=2, ensure_ascii=False))

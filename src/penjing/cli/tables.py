@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 from penjing.cli.show import megabytes, print_table
 from penjing.measure.cost import ModelCost
 from penjing.optimize.bench import Bench, Quantiles, Row
-from penjing.optimize.evaluation import Evaluation
+from penjing.optimize.evaluation import Comparison, Evaluation
 from penjing.optimize.profile import Profile
 from penjing.optimize.search import Optimized
-from penjing.report.evaluation import before_after_rows, context_line, loss_lines
+from penjing.optimize.serving import ServingSpeed
 
 
 def print_evaluation(evaluation: Evaluation) -> None:
@@ -36,18 +38,66 @@ def print_trials(found: Optimized) -> None:
     print_table("Measured candidates", ("", "size", "delta NLL", "upper bound", "KL"), rows)
 
 
-def side_rows(evaluation: Evaluation) -> list[tuple[str, str]]:
+def side_rows(evaluation: Evaluation) -> list[tuple[str, ...]]:
     """One artifact, compared with nothing."""
     side = evaluation.candidate
     rows = [("Tensor bytes", megabytes(side.tensor_bytes)), ("Perplexity", f"{side.perplexity:.4f}")]
-    if side.speed is not None:
-        rows += [
-            ("Prefill, tokens/s", f"{side.speed.prefill_tokens_per_second:,.1f}"),
-            ("Decode, tokens/s", f"{side.speed.decode_tokens_per_second:,.1f}"),
-            ("Time to first token", f"{1e3 * side.speed.ttft_seconds:.1f} ms"),
-            ("Peak memory of serving", megabytes(side.speed.peak_rss_bytes)),
-        ]
-    return rows
+    return [*rows, *speed_rows(side.speed)]
+
+
+def before_after_rows(evaluation: Evaluation) -> list[tuple[str, ...]]:
+    """(what, before, after) of an evaluation that has a reference."""
+    comparison, before, after = evaluation.compared, evaluation.reference, evaluation.candidate
+    assert before is not None
+    return [
+        ("Tensor bytes", megabytes(comparison.checkpoint_bytes), megabytes(comparison.artifact_bytes)),
+        ("Size", "100%", f"{comparison.size_ratio:.1%}"),
+        ("Perplexity", f"{before.perplexity:.4f}", f"{after.perplexity:.4f}"),
+        *speed_rows(before.speed, after.speed),
+    ]
+
+
+def speed_rows(*speeds: ServingSpeed | None) -> list[tuple[str, ...]]:
+    """Rows on speed and memory, if all sides were measured."""
+    known = [speed for speed in speeds if speed is not None]
+    if len(known) < len(speeds):
+        return []
+    return [
+        ("Prefill, tokens/s", *(f"{speed.prefill_tokens_per_second:,.1f}" for speed in known)),
+        ("Decode, tokens/s", *(f"{speed.decode_tokens_per_second:,.1f}" for speed in known)),
+        ("Time to first token", *(f"{1e3 * speed.ttft_seconds:.1f} ms" for speed in known)),
+        ("Peak memory of serving", *(megabytes(speed.peak_rss_bytes) for speed in known)),
+    ]
+
+
+def loss_lines(comparison: Comparison) -> list[str]:
+    """What was lost, token by token."""
+    quality, bound = comparison.quality, comparison.bound
+    rise = f"{math.expm1(bound.upper):+.2%}"
+    lines = [
+        f"Loss per token: {bound.mean:+.5f} nats on average; with {bound.confidence:.4g} confidence at most "
+        f"{bound.upper:+.5f}, perplexity {rise} (over {bound.units} {bound.unit}s).",
+        f"KL divergence, nats: mean {quality.mean_kl:.5f}, "
+        f"99% {quality.p99_kl:.5f}, max {quality.max_kl:.5f}.",
+        f"Same first choice on {quality.top1_agreement:.2%} of tokens.",
+    ]
+    if comparison.is_unfamiliar_text:
+        lines.append(
+            "Caution: predictions changed far more (KL) than this text can show (loss): it is unlike what "
+            "the model knows. Measure on text of the kind that it will serve."
+        )
+    return lines
+
+
+def context_line(evaluation: Evaluation) -> str:
+    """On which text and machine, so that the numbers can be reproduced."""
+    text, host = evaluation.text, evaluation.host
+    return (
+        f"Measured as served, tier {evaluation.candidate.tier}, "
+        f"on {evaluation.tokens:,} tokens of {text.name} "
+        f"(windows of {evaluation.window_tokens}, SHA-256 of tokens {text.sha256[:12]}); "
+        f"{host.cpu_model}, {host.isa}, {host.threads} threads."
+    )
 
 
 def print_profile(profile: Profile) -> None:

@@ -24,10 +24,10 @@ from penjing.measure.machine import usable_memory_bytes
 from penjing.models import Checkpoint
 from penjing.models.torch_model import TorchModel
 from penjing.models.trainable import TrainableModel
-from penjing.optimize.learning import Learning, evaluation, forward_flops, muon
+from penjing.optimize.learning import BYTES_A_WEIGHT, Learning, evaluation, forward_flops, muon
 from penjing.optimize.order import Order
 from penjing.optimize.progress import Progress, Say, silent
-from penjing.optimize.shaping import BATCH, Shaped, Side, streamed
+from penjing.optimize.shaping import BATCH, Shaped, Side, check_memory, check_output, streamed
 from penjing.optimize.texts import Texts
 from penjing.spec import DistillStep
 from penjing.training.loop import Task
@@ -75,6 +75,9 @@ def distilled(
 ) -> Shaped:
     """As `distill`."""
     pupil, master = Checkpoint.open(student), Checkpoint.open(teacher)
+    check_same_tokens(master, pupil)
+    check_output(order.out, order.force)
+    check_memory("training", count_parameters(pupil.config), BYTES_A_WEIGHT)
     return Distilling(pupil, step, order, state, teacher=master, store=store).learned()
 
 
@@ -86,14 +89,11 @@ class Distilling(Learning[Lesson]):
     teacher: Checkpoint = field(kw_only=True)
     store: Path | None = None
 
-    def __post_init__(self) -> None:
-        check_same_tokens(self.teacher, self.checkpoint)
-
     @cached_property
     def reading(self) -> TrainableModel | TorchModel:
         """The teacher in memory or, where there is no room beside the student, read block by block."""
         student, teacher = (count_parameters(one.config) for one in (self.checkpoint, self.teacher))
-        if self.bytes_a_weight * student + 4 * teacher <= usable_memory_bytes():
+        if BYTES_A_WEIGHT * student + 4 * teacher <= usable_memory_bytes():
             return TrainableModel.of(self.teacher, self.length)
         return streamed(self.teacher, self.length)
 

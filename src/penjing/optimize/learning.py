@@ -15,18 +15,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from penjing.artifact.config import ModelConfig, count_parameters, expected_tensors
+from penjing.artifact.config import ModelConfig, expected_tensors
+from penjing.errors import CorruptCheckpointError
 from penjing.measure.cost import model_cost
 from penjing.measure.machine import multiplies_bf16
 from penjing.models import Checkpoint
 from penjing.models.trainable import TrainableModel
 from penjing.optimize.order import Order
-from penjing.optimize.pace import steps_of
 from penjing.optimize.shaping import (
     Shaped,
     Side,
-    check_memory,
-    check_output,
     length_of,
     measured,
     publish,
@@ -40,11 +38,16 @@ from penjing.training.objectives import sequence_losses
 from penjing.training.optimizers import AdamW, Muon, OptimizerConfig
 from penjing.training.reports import Effort, StepReport
 from penjing.training.schedules import Schedule
+from penjing.training.state import write_text
 from penjing.training.stopping import EarlyStopping
 
 Batch = TypeVar("Batch")
 
+STEPS = 200  # where nobody says how long
+STEPS_FILE = "steps"  # in the directory of a state: what minutes came to
+SHARE_OF_TIME = 0.85  # for steps; evaluations take the rest
 EVALUATIONS = 10  # of a run
+BYTES_A_WEIGHT = 20  # a float, its gradient, two moments, and the best weights so far
 ADAMW_RATE = 85.0  # over the width, of Muon's rate: a third of it at 256
 WARMUP = 0.05  # part of the steps
 EVALUATED_AT_ONCE = 4  # blocks
@@ -85,11 +88,6 @@ class Learning(ABC, Generic[Batch]):
         return length_of(self.step.sequence_tokens, *models)
 
     @property
-    def bytes_a_weight(self) -> int:
-        """A float, its gradient, two moments, and the best weights so far."""
-        return 20
-
-    @property
     def flops_a_sequence(self) -> int:
         """Of a step's matrices, forward and backward."""
         return FORWARD_AND_BACKWARD * forward_flops(self.checkpoint.config, self.length)
@@ -118,8 +116,6 @@ class Learning(ABC, Generic[Batch]):
     def learned(self) -> Shaped:
         """Learn, write what came of it, and measure before and after."""
         order, old = self.order, self.checkpoint
-        check_output(order.out, order.force)
-        check_memory("training", count_parameters(old.config), self.bytes_a_weight)
         with TemporaryDirectory() as scratch, torch_threads(order.threads):
             model, optimizer = self.beginning()
             num_steps = steps_of(
@@ -166,6 +162,40 @@ class Learning(ABC, Generic[Batch]):
         seconds = done.seconds * done.step / logged
         rate = effort.flops_per_step * done.step / seconds
         return Learned(done.step, done.step * tokens, seconds, rate / effort.peak_flops_per_second)
+
+
+def steps_of(pace: Paced, state: Path | None, rehearse: Callable[[], Task[Batch]]) -> int:
+    """How many steps a run has: what is asked for, or what fits into its minutes.
+
+    rehearse: a task like that of the run, to time. What minutes come to is kept with the run's state, so that
+    it goes on with the same number.
+    """
+    if pace.minutes is None:
+        return pace.steps or STEPS
+    kept = None if state is None else state / STEPS_FILE
+    if kept is not None and kept.is_file():
+        text = kept.read_text("utf-8").strip()
+        if not text.isdecimal() or not int(text):
+            raise CorruptCheckpointError(f"{kept}: is no number of steps; remove {kept.parent}")
+        return int(text)
+    steps = steps_within(rehearse(), SHARE_OF_TIME * 60 * pace.minutes)
+    if kept is not None:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        write_text(kept, f"{steps}\n")
+    return steps
+
+
+def steps_within(task: Task[Batch], seconds: float) -> int:
+    """How many steps fit, by the time of the second of two that move nothing."""
+    taken = 0.0
+    for number in range(2):
+        began = time.monotonic()
+        with torch.autocast("cpu", torch.bfloat16, enabled=multiplies_bf16()):
+            loss = task.objective(task.batch(number))
+        loss.backward()  # type: ignore[no-untyped-call]
+        task.model.zero_grad(set_to_none=True)
+        taken = time.monotonic() - began
+    return max(1, int(seconds / taken))
 
 
 def muon(rate: float, width: int) -> Muon:

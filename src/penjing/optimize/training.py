@@ -9,14 +9,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from penjing.artifact.config import ModelConfig, block_tensors
+from penjing.artifact.config import ModelConfig, block_tensors, count_parameters
 from penjing.data.batches import BlockBatches
 from penjing.models import Checkpoint
 from penjing.models.trainable import TrainableModel, random_model
-from penjing.optimize.learning import Learning, evaluation, muon
+from penjing.optimize.learning import BYTES_A_WEIGHT, Learning, evaluation, muon
 from penjing.optimize.order import Order
 from penjing.optimize.progress import Progress, Say, silent
-from penjing.optimize.shaping import Shaped, Side, held_loss
+from penjing.optimize.shaping import Shaped, Side, check_memory, check_output, held_loss
 from penjing.optimize.texts import Texts
 from penjing.spec import TrainStep
 from penjing.training.loop import Task
@@ -25,6 +25,7 @@ from penjing.training.optimizers import AdamW, OptimizerConfig
 from penjing.transfer.adapters import AdapterConfig, adapt
 
 TUNING_RATE, SCRATCH_RATE = 0.001, 0.01  # of Muon, for a trained model and for one that knows nothing
+FROZEN_BYTES_A_WEIGHT = 12  # a float, the same with its change, and the copy that was best
 ADAPTER_RATE = 1.0  # of AdamW, times the width
 
 
@@ -52,7 +53,11 @@ def train(
 
 def trained(model: str | Path, step: TrainStep, order: Order, state: Path | None = None) -> Shaped:
     """As `train`."""
-    return Training(Checkpoint.open(model), step, order, state).learned()
+    checkpoint = Checkpoint.open(model)
+    check_output(order.out, order.force)
+    each = BYTES_A_WEIGHT if step.lora_rank is None else FROZEN_BYTES_A_WEIGHT
+    check_memory("training", count_parameters(checkpoint.config), each)
+    return Training(checkpoint, step, order, state).learned()
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,11 +65,6 @@ class Training(Learning[Tensor]):
     """A checkpoint that learns the next token."""
 
     step: TrainStep
-
-    @property
-    def bytes_a_weight(self) -> int:
-        """With adapters a float, the same with its change, and the copy that was best."""
-        return super().bytes_a_weight if self.step.lora_rank is None else 12
 
     def beginning(self) -> tuple[TrainableModel, OptimizerConfig]:
         """The checkpoint, its adapters, or random weights."""

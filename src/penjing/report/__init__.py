@@ -1,4 +1,4 @@
-"""What was measured, in forms for people: a page, a model card, lines."""
+"""What was measured, in forms for people: a page, and a model card."""
 
 from penjing.report.card import render_card
 from penjing.report.page import render_page

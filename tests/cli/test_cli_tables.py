@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from penjing.cli.tables import before_after_rows, context_line, loss_lines
 from penjing.measure.quality import QualitySummary
 from penjing.measure.stats import LossBound
 from penjing.optimize.documents import TextRecord
 from penjing.optimize.evaluation import Comparison, Evaluation, Host, Side
 from penjing.optimize.serving import ServingSpeed
-from penjing.report.evaluation import before_after_rows, context_line, loss_lines
 
 
 def speed(rate: float) -> ServingSpeed:
