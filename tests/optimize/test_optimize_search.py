@@ -251,7 +251,6 @@ def test_stopped_by_hand_the_best_so_far_is_published(
 
     monkeypatch.setattr(Trials, "measure", stop_at_the_second)
     monkeypatch.setattr(choosing, "ENOUGH", 2.0)
-    monkeypatch.setattr(choosing, "FIRST_GAIN", {})
     monkeypatch.setattr(choosing, "AIM", 0.2)
     result = optimize(
         checkpoint,

@@ -27,12 +27,6 @@ AIM = 0.95  # of the limit of loss, so that a measurement's noise does not break
 LEAST_GAIN = 0.02  # a bound below so much of the KL is luck
 WORTH = 0.01  # of the objective: by less, keys and values are not made narrower, nor units removed
 BEST_GAIN = {"gptq": 0.15, "qronos": 0.15, "auto": 0.08}  # of `search`'s loss, the least that was ever left
-FIRST_GAIN = {
-    "search": 1.0,
-    "gptq": 0.5,
-    "qronos": 0.45,
-    "auto": 0.3,
-}  # loss when built, over what is predicted
 QUANTITY: dict[Objective, Quantity] = {
     "size": "nbytes",
     "loss": "loss",
@@ -79,7 +73,7 @@ class Search:
 
     def gain(self, shape: Shape) -> float:
         """Measured over predicted loss of a shape's formats."""
-        return self.gains.get(shape, FIRST_GAIN.get(self.method, 1.0))
+        return self.gains.get(shape, 1.0)
 
     def limits(self, shape: Shape, kv: Kv, kv_loss: float) -> Limits:
         """The budget's limits, the one of loss as predictions count it."""

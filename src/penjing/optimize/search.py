@@ -14,6 +14,7 @@ next, and so on.
 from __future__ import annotations
 
 import shutil
+import time
 from pathlib import Path
 
 from penjing.artifact.certificate import Certificate, write_certificate
@@ -177,10 +178,13 @@ def begin(
         progress,
         say,
     )
-    costs = Costs(checkpoint, checkpoint, budget, scores(trials, checkpoint), table)
+    began = time.monotonic()
+    costs = Costs(checkpoint, checkpoint, budget, scores(trials, checkpoint), table, method)
+    stages = {"scores": time.monotonic() - began}
     if table is not None and table.busy:
         say("the machine was busy while its kernels were timed: predictions of speed may be poor")
-    return Search(trials, [Shape(checkpoint, costs, costs.groups())], objective, method, train_minutes)
+    whole = Shape(checkpoint, costs, costs.groups())
+    return Search(trials, [whole], objective, method, train_minutes, stages=stages)
 
 
 def proved(search: Search) -> tuple[Candidate, Proof]:
