@@ -20,11 +20,13 @@ from penjing.models import Checkpoint
 from penjing.optimize import recipes
 from penjing.optimize.certificate import issue_certificate
 from penjing.optimize.evaluate import evaluate
+from penjing.optimize.order import Shaped
 from penjing.optimize.recipes import apply_recipe
-from penjing.optimize.shaping import Shaped
 from penjing.optimize.verify import verify
 from penjing.quantize import quantize_checkpoint
 from penjing.spec import Budget, Recipe, read_recipe, validate
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 PRUNE = {"step": "prune", "fraction": "20%", "axes": ["channels"], "multiple": 4, "reconstruct": False}
 DISTILL = {"step": "distill", "steps": 12, "batch": 4, "sequence_tokens": 64, "learning_rate": 0.0003}
@@ -144,8 +146,6 @@ from penjing.optimize import learning
 from penjing.optimize.recipes import apply_recipe
 from penjing.spec import read_recipe
 from penjing.training import loop
-
-pytestmark = pytest.mark.usefixtures("one_thread")
 model, out, text, file, die = sys.argv[1:]
 real = loop.save_state
 def save(*arguments):

@@ -25,9 +25,9 @@ from penjing.errors import (
 from penjing.models import Checkpoint
 from penjing.models.trainable import TrainableModel
 from penjing.optimize.distilling import distill
-from penjing.optimize.order import Order
+from penjing.optimize.order import Order, Shaped
 from penjing.optimize.pruning import prune
-from penjing.optimize.shaping import Shaped, held_loss, length_of
+from penjing.optimize.shaping import held_loss, length_of
 from penjing.optimize.texts import HELD_BLOCKS, Texts, Wanted, gather_texts
 from penjing.optimize.training import train
 from penjing.optimize.transferring import transfer

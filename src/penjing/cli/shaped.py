@@ -14,8 +14,7 @@ from penjing.cli.show import megabytes, percent, print_json, print_table, progre
 from penjing.errors import MissingExtraError
 
 if TYPE_CHECKING:  # the package behind it takes time to load
-    from penjing.optimize.order import Order
-    from penjing.optimize.shaping import Shaped
+    from penjing.optimize.order import Order, Shaped
 
 Texts = Annotated[
     list[Path] | None,

@@ -25,9 +25,9 @@ from penjing.models import Checkpoint
 from penjing.models.torch_model import TorchModel
 from penjing.models.trainable import TrainableModel
 from penjing.optimize.learning import BYTES_A_WEIGHT, Learning, evaluation, forward_flops, muon
-from penjing.optimize.order import Order
+from penjing.optimize.order import Order, Shaped, Side
 from penjing.optimize.progress import Progress, Say, silent
-from penjing.optimize.shaping import BATCH, Shaped, Side, check_memory, check_output, streamed
+from penjing.optimize.shaping import BATCH, check_memory, check_output, streamed
 from penjing.optimize.texts import Texts
 from penjing.spec import DistillStep
 from penjing.training.loop import Task

@@ -21,10 +21,8 @@ from penjing.measure.cost import model_cost
 from penjing.measure.machine import multiplies_bf16
 from penjing.models import Checkpoint
 from penjing.models.trainable import TrainableModel
-from penjing.optimize.order import Order
+from penjing.optimize.order import Order, Shaped, Side
 from penjing.optimize.shaping import (
-    Shaped,
-    Side,
     length_of,
     measured,
     publish,

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from penjing.artifact.config import block_tensors, count_parameters
 from penjing.models import Checkpoint
-from penjing.optimize.order import Order
+from penjing.optimize.order import Order, Shaped
 from penjing.optimize.progress import Progress, Say, silent
-from penjing.optimize.shaping import Made, Shaped, check_memory, check_output, float_tensors, reshape
+from penjing.optimize.shaping import Made, check_memory, check_output, float_tensors, reshape
 from penjing.prune.patterns import Sparsity
 from penjing.prune.plan import Shrinking
 from penjing.prune.structured import StructuredPruning, prune_structured

@@ -14,11 +14,11 @@ from penjing.artifact.writer import objection_to_replacing
 from penjing.errors import CorruptCheckpointError, SpecError
 from penjing.models import Checkpoint
 from penjing.optimize.distilling import distilled
-from penjing.optimize.order import Order
+from penjing.optimize.order import Order, Shaped
 from penjing.optimize.progress import Progress, Say, silent
 from penjing.optimize.pruning import pruned
 from penjing.optimize.quantizing import quantize
-from penjing.optimize.shaping import Shaped, check_output
+from penjing.optimize.shaping import check_output
 from penjing.optimize.training import trained
 from penjing.optimize.transferring import transferred
 from penjing.quantize.state import RunDirectory

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from penjing.errors import SpecError, UnsupportedConfigError
 from penjing.models import Checkpoint
 from penjing.optimize.candidates import Candidate, candidate_of
 from penjing.optimize.choices import OFFERED, Group
 from penjing.optimize.costing import KV_LOSS, Costs
+from penjing.optimize.order import Order, Shaped
 from penjing.optimize.quantizing import calibration_tokens, possible
 from penjing.optimize.reference import cache_directory
 from penjing.optimize.sensitivity import Sensitivity, sensitivity
@@ -26,9 +27,6 @@ from penjing.optimize.trials import Trials
 from penjing.optimize.weight_losses import weight_losses
 from penjing.quantize.walk import Origin
 from penjing.spec import Calibration, DistillStep, Kv, MethodName, PruneStep, ShapingStep
-
-if TYPE_CHECKING:  # loads torch
-    from penjing.optimize.shaping import Shaped
 
 CALIBRATION = Calibration(tokens=8192, sequence_tokens=256)
 FRACTIONS = (0.25, 0.5)  # of the blocks' parameters that may go
@@ -64,25 +62,14 @@ def without_channels(trials: Trials, shape: Shape, fraction: float) -> Shape | N
     if find_spec("torch") is None:
         trials.say("torch is not installed: fewer parameters are not tried")
         return None
-    from penjing.optimize.pruning import prune
-
     step = PruneStep(fraction=fraction, axes=("channels",), importance="gradient")
     out = trials.directory / f"{fraction:.0%}-fewer"
-    settings = trials.settings
 
     def make() -> Shaped:
         trials.say(f"removing {fraction:.0%} of the blocks' parameters")
-        return prune(
-            shape.checkpoint.path,
-            out,
-            step,
-            trials.learn_from,
-            seed=settings.seed,
-            force=True,
-            threads=settings.threads,
-            say=trials.say,
-            progress=trials.progress,
-        )
+        pruning = import_module("penjing.optimize.pruning")
+        made: Shaped = pruning.pruned(shape.checkpoint.path, step, ordered(trials, out))
+        return made
 
     try:
         shaped = remembered(out, make)
@@ -94,35 +81,28 @@ def without_channels(trials: Trials, shape: Shape, fraction: float) -> Shape | N
 
 def trained(trials: Trials, shape: Shape, minutes: float) -> Shape:
     """A shape after it has learned from the model as it came, for so long."""
-    from penjing.optimize.distilling import distill
-
     out = shape.checkpoint.path.with_name(f"{shape.checkpoint.path.name}-trained")
-    settings = trials.settings
 
     def make() -> Shaped:
         trials.say(f"training what is left, for {minutes:g} minutes")
-        return distill(
-            shape.checkpoint.path,
-            trials.checkpoint.path,
-            out,
-            DistillStep(minutes=minutes),
-            trials.learn_from,
-            state=out.with_name(f"{out.name}-state"),
-            seed=settings.seed,
-            force=True,
-            threads=settings.threads,
-            say=trials.say,
-            progress=trials.progress,
-        )
+        distilling = import_module("penjing.optimize.distilling")
+        student, teacher, step = shape.checkpoint.path, trials.checkpoint.path, DistillStep(minutes=minutes)
+        state = out.with_name(f"{out.name}-state")
+        made: Shaped = distilling.distilled(student, teacher, step, ordered(trials, out), state=state)
+        return made
 
     shaped = remembered(out, make)
     return reshaped(shape, out, DistillStep(steps=shaped.steps), shaped)
 
 
+def ordered(trials: Trials, out: Path) -> Order:
+    """What is told to what makes a checkpoint, which is loaded where it is needed: it loads torch."""
+    settings, texts = trials.settings, trials.learn_from
+    return Order(out, texts, settings.seed, True, settings.threads, trials.say, trials.progress)
+
+
 def remembered(out: Path, make: Callable[[], Shaped]) -> Shaped:
     """What was said of a checkpoint when it was made, now or before."""
-    from penjing.optimize.shaping import Shaped
-
     record = out.with_name(f"{out.name}.json")
     if not record.exists():
         shaped = make()

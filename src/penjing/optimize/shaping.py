@@ -22,9 +22,9 @@ from penjing.models import Checkpoint
 from penjing.models.torch_model import TorchModel, tensor_of
 from penjing.models.weights_file import objection_to_replacing
 from penjing.models.writing import write_checkpoint
-from penjing.optimize.order import Order
+from penjing.optimize.order import Order, Shaped, Side
 from penjing.optimize.texts import Texts, Wanted, gather_texts
-from penjing.spec import FloatFormat, Spec
+from penjing.spec import FloatFormat
 from penjing.training.objectives import next_token_loss
 from penjing.training.reports import peak_memory_bytes
 
@@ -32,46 +32,6 @@ BATCH = 4  # blocks whose logits are in memory together
 LENGTH = 256  # tokens of a sequence that models are judged by
 
 Made = tuple[ModelConfig, Mapping[str, Tensor]]
-
-
-class Side(Spec):
-    """A model: parameters, bytes of its tensors, and its loss on the text held apart, nats per token.
-
-    zeros: the part of the blocks' matrix weights that is 0. kl: of a student, the mean KL divergence from its
-    teacher on the same text, nats per token.
-    """
-
-    parameters: int
-    tensor_bytes: int
-    loss: float
-    zeros: float = 0.0
-    kl: float | None = None
-
-
-class Shaped(Spec):
-    """A checkpoint that was written: what it was and is, and what that took.
-
-    held_tokens: on which losses were measured, and which nothing was learned from. text: SHA-256 of all that
-    was read. seconds: wall time, of training alone where there is any. flop_utilisation: of training, the
-    part of this machine's float32 rate that matrices took. peak_memory_bytes: of the process, until then.
-    """
-
-    path: str
-    before: Side
-    after: Side
-    teacher: Side | None = None
-    held_tokens: int
-    text: str
-    seconds: float
-    peak_memory_bytes: int
-    steps: int = 0
-    tokens_trained: int = 0
-    flop_utilisation: float | None = None
-
-    @property
-    def tokens_per_second(self) -> float | None:
-        """The pace of training, None where there was none."""
-        return self.tokens_trained / self.seconds if self.tokens_trained else None
 
 
 @contextmanager

@@ -14,9 +14,9 @@ from penjing.data.batches import BlockBatches
 from penjing.models import Checkpoint
 from penjing.models.trainable import TrainableModel, random_model
 from penjing.optimize.learning import BYTES_A_WEIGHT, Learning, evaluation, muon
-from penjing.optimize.order import Order
+from penjing.optimize.order import Order, Shaped, Side
 from penjing.optimize.progress import Progress, Say, silent
-from penjing.optimize.shaping import Shaped, Side, check_memory, check_output, held_loss
+from penjing.optimize.shaping import check_memory, check_output, held_loss
 from penjing.optimize.texts import Texts
 from penjing.spec import TrainStep
 from penjing.training.loop import Task

@@ -12,9 +12,9 @@ from penjing.artifact.config import BlockConfig, ModelConfig, count_parameters
 from penjing.errors import SpecError
 from penjing.models import Checkpoint
 from penjing.models.torch_model import TorchModel
-from penjing.optimize.order import Order
+from penjing.optimize.order import Order, Shaped
 from penjing.optimize.progress import Progress, Say, silent
-from penjing.optimize.shaping import Made, Shaped, check_memory, check_output, float_tensors, reshape
+from penjing.optimize.shaping import Made, check_memory, check_output, float_tensors, reshape
 from penjing.spec import TransferStep
 from penjing.transfer.growth import grow
 from penjing.transfer.importance import measure_importance
