@@ -61,10 +61,10 @@ def evaluate(
     if tasks is not None:
         if data is not None or window is not None:
             raise SpecError("--tasks brings its own text and contexts: leave out --data and --window")
-        precision = tier.value if tier else None
-        show_tasks(
-            answer_tasks(artifact, against, tasks, tasks_dir, limit, max_drop, precision, threads), as_json
+        answered = answer_tasks(
+            artifact, against, tasks, tasks_dir, limit, max_drop, tier.value if tier else None, threads
         )
+        show_tasks(answered, as_json)
         return
     if (tasks_dir, limit, max_drop) != (None, None, None):
         raise SpecError("--tasks-dir, --limit and --max-drop speak of tasks: name some with --tasks")

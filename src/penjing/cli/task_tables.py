@@ -10,7 +10,7 @@ def print_tasks(answered: TaskEvaluation) -> None:
     """Every metric of every task, then how to read it, and what is claimed."""
     print_table(
         f"Tasks before and after: {answered.candidate.name}",
-        ("task", "metric", "documents", "before", "after", "drop", "at most", "lost / won"),
+        ("", "documents", "before", "after", "drop", "at most"),
         [metric_row(change, metric) for change in answered.tasks for metric in change.metrics],
     )
     print("\n".join([*notes(answered), *claim_lines(answered)]))
@@ -18,21 +18,26 @@ def print_tasks(answered: TaskEvaluation) -> None:
 
 def metric_row(change: TaskChange, metric: MetricChange) -> tuple[str, ...]:
     """One metric; what has no bound has no drop either."""
-    name = metric.metric if metric.filter == "none" else f"{metric.metric} ({metric.filter})"
-    cells = (change.task, name, f"{change.documents:,}", f"{metric.reference:.4f}", f"{metric.candidate:.4f}")
+    name = f"{change.task} {metric.metric}" + ("" if metric.filter == "none" else f" ({metric.filter})")
+    cells = (name, f"{change.documents:,}", score(metric.reference), score(metric.candidate))
     bound = metric.bound
     if bound is None:
-        return (*cells, "", "no bound", "")
+        return (*cells, "", "no bound")
     upper = "too few" if bound.upper is None else f"{bound.upper:+.4f}"
-    answers = "" if bound.lost is None else f"{bound.lost:,} / {bound.won:,}"
-    return (*cells, f"{bound.drop:+.4f}", upper, answers)
+    return (*cells, f"{bound.drop:+.4f}", upper)
+
+
+def score(value: float) -> str:
+    """Four digits after the point of a share, fewer of a perplexity."""
+    return f"{value:.4f}" if abs(value) < 10 else f"{value:,.2f}"
 
 
 def notes(answered: TaskEvaluation) -> list[str]:
     """What the columns mean, and what did not go as tasks ask."""
     lines = [
-        f"Drop: above 0 is worse. At most: each row by itself, {answered.confidence:.0%} confidence. "
-        f"lm-evaluation-harness {answered.harness}, {answered.requests:,} requests to each side."
+        "Drop: above 0 is worse; of a perplexity, its logarithm's rise. "
+        f"At most: each row by itself, with {answered.confidence:.0%} confidence.",
+        f"lm-evaluation-harness {answered.harness}, {answered.requests:,} requests to each side.",
     ]
     if answered.shortened:
         lines.append(

@@ -49,7 +49,8 @@ class EngineModel(TemplateLM):  # type: ignore[misc]
     def eot_token_id(self) -> int:
         """The token that ends a text. Raises TokenizerError if there is none."""
         tokenizer = self.engine.tokenizer
-        own = tokenizer.backend.token_to_id(tokenizer.special_tokens.get("eos_token", ""))
+        written = tokenizer.special_tokens.get("eos_token")
+        own = None if written is None else tokenizer.backend.token_to_id(written)
         found = [*([] if own is None else [own]), *tokenizer.eos_ids]
         if not found:
             raise TokenizerError(
