@@ -65,7 +65,7 @@ def test_without_the_extra_it_is_named(run: Run, monkeypatch: pytest.MonkeyPatch
 def test_options_that_do_not_go_together(run: Run, text: Path) -> None:
     assert "say with --against" in run("evaluate", "seedling", "--tasks", "arc_easy").err
     beside = run("evaluate", "seedling", "--against", "seedling", "--tasks", "arc_easy", "--data", text)
-    assert "leave out --data and --window" in beside.err
+    assert "leave out --data, --tokens" in beside.err
     assert "name some with --tasks" in run("evaluate", "seedling", "--max-drop", "1%").err
     assert beside.code == 2
 

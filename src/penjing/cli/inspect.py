@@ -59,8 +59,8 @@ def evaluate(
     With --tasks, both answer the same documents instead, and every score's drop is bounded.
     """
     if tasks is not None:
-        if data is not None or window is not None:
-            raise SpecError("--tasks brings its own text and contexts: leave out --data and --window")
+        if (data, tokens, window, seed) != (None, DEFAULT_TOKENS, None, 0):
+            raise SpecError("--tasks brings its own text: leave out --data, --tokens, --window and --seed")
         answered = answer_tasks(
             artifact, against, tasks, tasks_dir, limit, max_drop, tier.value if tier else None, threads
         )
