@@ -25,7 +25,7 @@ from penjing.quantize import quantize_checkpoint
 from penjing.spec import Recipe, Tier, canonical_json, validate
 from quantizers.texts import Windows
 
-MAKERS = ("quantize", "formats", "models", "artifact", "spec.py")  # what an artifact's bytes depend on
+MAKERS = ("quantize", "formats", "models", "artifact", "spec")  # what an artifact's bytes depend on
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,6 @@ def code_hash() -> str:
     """SHA-256 of the sources that make artifacts."""
     root, digest = Path(penjing.__file__).parent, hashlib.sha256()
     for maker in MAKERS:
-        place = root / maker
-        for file in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
+        for file in sorted((root / maker).rglob("*.py")):
             digest.update(file.read_bytes())
     return digest.hexdigest()

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import json
-from itertools import product
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penjing.data.documents import Document
-from penjing.data.splits import split_of
 from penjing.optimize.documents import (
     cut_in_half,
     cut_windows,
     read_parts,
-    read_three_parts,
     read_tokens,
     record_text,
     window_length,
+    write_learning_text,
 )
 from penjing.text import Tokenizer
 
@@ -70,8 +67,9 @@ def test_parts_share_no_text(checkpoint: Path, own_text: Path, tmp_path: Path) -
     doubled = tmp_path / "doubled.jsonl"
     doubled.write_text(own_text.read_text() + "\n" + own_text.read_text())
     tokenizer = Tokenizer.load(checkpoint)
-    choose, claim = read_parts(doubled, tokenizer, None, seed=0)
-    assert len(choose) + len(claim) == 120
+    choose, claim, _ = read_parts(doubled, tokenizer, None, seed=0)
+    assert len(choose) % 2 == len(claim) % 2 == 0
+    assert 16 <= len(choose) + len(claim) < 120  # the rest is to learn from
     assert not {tuple(document) for document in choose} & {tuple(document) for document in claim}
     limited = read_parts(doubled, tokenizer, 3000, seed=0)
     assert [sum(map(len, part)) for part in limited] == [1500, 1500]
@@ -81,46 +79,23 @@ def test_parts_share_no_text(checkpoint: Path, own_text: Path, tmp_path: Path) -
 def test_one_document_is_cut_in_the_middle(checkpoint: Path, tmp_path: Path) -> None:
     path = tmp_path / "one.txt"
     path.write_text("abcd" * 1000)
-    choose, claim = read_parts(path, Tokenizer.load(checkpoint), 3000, seed=0)
+    choose, claim, _ = read_parts(path, Tokenizer.load(checkpoint), 3000, seed=0)
     assert (len(choose[0]), len(claim[0])) == (1500, 1500)
 
 
-@pytest.mark.parametrize("limit", [None, 3000])
-def test_three_parts_share_no_text_and_claim_from_the_same(
-    checkpoint: Path, own_text: Path, limit: int | None
+def test_what_is_learned_from_is_in_no_other_part(
+    checkpoint: Path, own_text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tokenizer = Tokenizer.load(checkpoint)
-    parts = read_three_parts(own_text, tokenizer, limit, seed=0)
-    assert parts[2] == read_parts(own_text, tokenizer, limit, seed=0)[1]
-    held = [{tuple(document) for document in part} for part in parts]
+    parts = read_parts(own_text, tokenizer, None, seed=0)
+    assert parts.by_hash
+    assert not write_learning_text(own_text, tmp_path / "learn.jsonl", 0)  # so little is not worth reading
+    monkeypatch.setattr("penjing.optimize.documents.ENOUGH_TO_LEARN_FROM", 100)
+    assert write_learning_text(own_text, tmp_path / "learn.jsonl", 0)
+    learned = read_tokens(tmp_path / "learn.jsonl", tokenizer, None)
+    held = [{tuple(document) for document in part} for part in (parts.choose, parts.claim, learned)]
     assert all(len(part) >= 8 for part in held)
-    assert len(set.union(*held)) == sum(map(len, held))
-    if limit is None:
-        assert sum(map(len, held)) == 60
-        assert parts[0] + parts[1] != read_parts(own_text, tokenizer, None, seed=0)[0]
-
-
-def test_one_document_is_cut_into_three(checkpoint: Path, tmp_path: Path) -> None:
-    path = tmp_path / "one.txt"
-    path.write_text("abcdefghij" * 400)
-    tokenizer = Tokenizer.load(checkpoint)
-    parts = read_three_parts(path, tokenizer, 3000, seed=0)
-    assert [len(part[0]) for part in parts] == [750, 750, 1500]
-    assert [token for part in parts for token in part[0]] == read_tokens(path, tokenizer, 3000)[0]
-
-
-def test_too_few_documents_to_choose_by_are_cut(checkpoint: Path, tmp_path: Path) -> None:
-    """Enough for two parts by hash, not for three: what is not claimed from is cut in the middle."""
-    texts = ["".join(pair) * 20 for pair in product("abcdefghijklm", repeat=2)]
-    roles = {text: split_of(Document(text, "").digest) for text in texts}
-    chosen = {"report": 9, "calibrate": 9, "tune": 4}
-    kept = [text for role, count in chosen.items() for text in [t for t in texts if roles[t] == role][:count]]
-    path = tmp_path / "some.jsonl"
-    path.write_text("\n".join(json.dumps({"text": text}) for text in kept))
-    tokenizer = Tokenizer.load(checkpoint)
-    choose, expected = read_parts(path, tokenizer, None, seed=0)
-    assert (len(choose), len(expected)) == (13, 9)
-    assert read_three_parts(path, tokenizer, None, seed=0) == (*cut_in_half(choose), expected)
+    assert len(set.union(*held)) == sum(map(len, held)) == 60
 
 
 def test_a_text_is_known_by_its_tokens() -> None:

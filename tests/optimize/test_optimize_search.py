@@ -17,15 +17,17 @@ from safetensors.numpy import load_file, save_file
 
 from penjing.artifact import Artifact, read_certificate, verify_artifact
 from penjing.errors import OutputExistsError, SpecError
+from penjing.models import Checkpoint
 from penjing.optimize import choosing
 from penjing.optimize import search as search_module
 from penjing.optimize.certificate import verify_certificate
-from penjing.optimize.choosing import MissedBudgetError, spoken
+from penjing.optimize.missing import MissedBudgetError, spoken
 from penjing.optimize.progress import Progress
 from penjing.optimize.record import read_record
+from penjing.optimize.reference import reference_artifact
 from penjing.optimize.search import Optimized, optimize
 from penjing.optimize.trials import Trials
-from penjing.spec import Budget
+from penjing.spec import Budget, DistillStep
 
 
 def run(checkpoint: Path, out: Path, text: Path, **options: object) -> Optimized:
@@ -147,6 +149,73 @@ def test_a_limit_of_speed_that_nothing_keeps(
     assert result.certificate.costs_hash is not None
 
 
+def test_one_table_of_costs_gives_one_artifact(
+    checkpoint: Path, own_text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Times of a load differ from run to run; what is chosen by predicted times does not."""
+    monkeypatch.setattr("penjing.optimize.search.cost_table", lambda _: MadeUpTable())
+    first, second = (
+        run(checkpoint, tmp_path / name, own_text, max_latency="10s", max_size="40%").certificate
+        for name in ("a", "b")
+    )
+    assert first.costs_hash == second.costs_hash is not None
+    assert first.artifact_hash == second.artifact_hash
+
+
+def test_what_formats_cannot_keep_fewer_parameters_can(
+    checkpoint: Path, own_text: Path, tmp_path: Path
+) -> None:
+    lines = list[str]()
+    result = optimize(
+        checkpoint,
+        tmp_path / "tray",
+        Budget(max_size=0.08),
+        own_text,
+        method="search",
+        tokens=None,
+        threads=1,
+        speed=False,
+        say=lines.append,
+    )
+    artifact = Artifact.open(tmp_path / "tray")
+    before = Artifact.open(reference_artifact(Checkpoint.open(checkpoint))).config
+    assert artifact.config.blocks[0].intermediate_size < before.blocks[0].intermediate_size
+    assert artifact.manifest.provenance.source.hash == result.certificate.source_hash
+    assert [step.step for step in artifact.manifest.provenance.recipe.steps] == ["prune", "quantize"]
+    assert "pruned" in result.chosen
+    assert any("removing" in line for line in lines)
+    again = verify_certificate(tmp_path / "tray", data=own_text, against=checkpoint, threads=2)
+    assert again.remeasured is not None
+
+
+def test_what_was_pruned_is_trained_where_there_is_time(
+    checkpoint: Path, own_text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("penjing.optimize.shapes.DistillStep", brief)
+    lines = list[str]()
+    result = optimize(
+        checkpoint,
+        tmp_path / "tray",
+        Budget(max_size=0.08, max_loss=50),
+        own_text,
+        method="search",
+        train_minutes=1,
+        tokens=None,
+        threads=1,
+        speed=False,
+        say=lines.append,
+    )
+    recipe = Artifact.open(tmp_path / "tray").manifest.provenance.recipe
+    assert [step.step for step in recipe.steps] == ["prune", "distill", "quantize"]
+    assert result.certificate.measured.size_ratio <= 0.08
+    assert any("training what is left" in line for line in lines)
+
+
+def brief(minutes: float | None = None, steps: int | None = None) -> DistillStep:
+    """Three steps, whatever was asked for."""
+    return DistillStep(steps=3, sequence_tokens=32)
+
+
 def test_a_failed_claim_tries_the_next_at_a_higher_confidence(
     checkpoint: Path, own_text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -182,7 +251,6 @@ def test_stopped_by_hand_the_best_so_far_is_published(
 
     monkeypatch.setattr(Trials, "measure", stop_at_the_second)
     monkeypatch.setattr(choosing, "ENOUGH", 2.0)
-    monkeypatch.setattr(choosing, "FIRST_GAIN", {})
     monkeypatch.setattr(choosing, "AIM", 0.2)
     result = optimize(
         checkpoint,

@@ -60,6 +60,10 @@ def optimize(
     method: Annotated[
         QuantizeMethod, typer.Option(help="How candidates are quantized: auto is best, search is quickest.")
     ] = QuantizeMethod.auto,
+    train_minutes: Annotated[
+        float | None,
+        typer.Option(help="To train a model with fewer parameters, where that promises more than formats."),
+    ] = None,
     confidence: Annotated[float, typer.Option(help="Of the bound of the loss.")] = 0.95,
     data: Data = None,
     tokens: Tokens = DEFAULT_TOKENS,
@@ -75,7 +79,7 @@ def optimize(
     """
     from penjing.artifact.layout import PAGE_FILE, REPORT_FILE
     from penjing.cli.tables import print_evaluation, print_trials
-    from penjing.optimize.choosing import MissedBudgetError
+    from penjing.optimize.missing import MissedBudgetError
     from penjing.optimize.record import write_record
     from penjing.optimize.search import optimize as search
     from penjing.report import render_page
@@ -103,6 +107,7 @@ def optimize(
                 objective=None if objective is None else objective.value,
                 price_per_hour=price_per_hour,
                 method=method.value,
+                train_minutes=train_minutes,
                 tokens=tokens,
                 threads=threads,
                 seed=seed,

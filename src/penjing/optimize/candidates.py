@@ -5,14 +5,25 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from penjing.artifact import ModelConfig
 from penjing.artifact.config import expected_tensors
+from penjing.models import Checkpoint
 from penjing.optimize.choices import overrides_of
 from penjing.optimize.solver import Assignment
-from penjing.spec import Kv, MethodName, QuantizeStep, Recipe, WeightFormat, canonical_json
+from penjing.quantize.walk import Origin
+from penjing.spec import (
+    Kv,
+    MethodName,
+    PruneStep,
+    QuantizeStep,
+    Recipe,
+    ShapingStep,
+    WeightFormat,
+    canonical_json,
+)
 
 EMBEDDED = ("embedding", "head")
 
@@ -21,22 +32,34 @@ EMBEDDED = ("embedding", "head")
 class Candidate:
     """An assignment, the recipe that makes it, and what it will cost.
 
-    name: its bits per weight. key: a hash of the recipe.
+    name: its bits per weight, and what it lacks. key: a hash of the recipe. checkpoint: what is quantized;
+    origin: what that was made of, None if it is the model as it came.
     """
 
     name: str
     key: str
     assignment: Assignment
     recipe: Recipe
+    checkpoint: Checkpoint
+    origin: Origin | None
 
 
 def candidate_of(
-    assignment: Assignment, config: ModelConfig, method: MethodName, kv: Kv, seed: int
+    assignment: Assignment,
+    checkpoint: Checkpoint,
+    shaping: Sequence[ShapingStep],
+    origin: Origin | None,
+    *,
+    kv: Kv,
+    method: MethodName,
+    seed: int,
 ) -> Candidate:
-    """The candidate of an assignment for a model of this shape."""
-    recipe = Recipe(steps=(step_of(assignment.formats, method, kv),), seed=seed)
+    """The candidate of an assignment for a checkpoint that some steps have made of its origin."""
+    recipe = Recipe(steps=(*shaping, step_of(assignment.formats, method, kv)), seed=seed)
     key = hashlib.sha256(canonical_json(recipe).encode()).hexdigest()[:16]
-    return Candidate(f"{bits_per_weight(assignment, config):.2f} bits", key, assignment, recipe)
+    removed = [f"{step.fraction:.0%} pruned, " for step in shaping if isinstance(step, PruneStep)]
+    name = "".join(removed) + f"{bits_per_weight(assignment, checkpoint.config):.2f} bits"
+    return Candidate(name, key, assignment, recipe, checkpoint, origin)
 
 
 def step_of(formats: Mapping[str, WeightFormat], method: MethodName, kv: Kv) -> QuantizeStep:

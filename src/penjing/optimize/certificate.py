@@ -231,7 +231,7 @@ def remeasure(
     documents = certified_text(certificate, data, candidate.tokenizer)
     if record_text(data.name, documents).sha256 != measured.data_hash:
         raise CertificateError(f"{data}: is not the text that {path} was measured on ({measured.data_name})")
-    if measured.margin is None:
+    if measured.text_part == "all":
         evaluation = evaluate_documents(
             candidate, reference, documents, settings, name=data.name, progress=progress
         )

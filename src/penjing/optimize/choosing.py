@@ -4,27 +4,19 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
-from penjing.errors import InfeasibleBudgetError
-from penjing.optimize.candidates import Candidate, candidate_of
+from penjing.optimize.candidates import Candidate
 from penjing.optimize.certificate import broken_limits
-from penjing.optimize.choices import Group
-from penjing.optimize.costing import KV_LOSS, Costs
+from penjing.optimize.costing import KV_LOSS
+from penjing.optimize.missing import SAFE, MissedBudgetError, binding_limit, nearest_limits, safe_loss
 from penjing.optimize.record import SearchRecord
 from penjing.optimize.record_parts import LimitName, Point
 from penjing.optimize.searched import missed_record, points_of
-from penjing.optimize.solver import (
-    Assignment,
-    InfeasibleError,
-    Limits,
-    Quantity,
-    frontier,
-    least_of_each,
-    solve,
-)
+from penjing.optimize.shapes import FRACTIONS, LEFT, Shape, settled, trained, without_channels
+from penjing.optimize.solver import Assignment, InfeasibleError, Limits, Quantity, frontier, solve
 from penjing.optimize.trials import Trial, Trials
 from penjing.spec import Kv, MethodName, Objective
 
@@ -33,21 +25,8 @@ ENOUGH = 0.85  # of the limit of loss: a candidate that uses so much of it is no
 CAUTION = 0.9  # of that, for every candidate that missed it
 AIM = 0.95  # of the limit of loss, so that a measurement's noise does not break it
 LEAST_GAIN = 0.02  # a bound below so much of the KL is luck
-SAFE = 1.1  # what is named as feasible has room for another text
+WORTH = 0.01  # of the objective: by less, keys and values are not made narrower, nor units removed
 BEST_GAIN = {"gptq": 0.15, "qronos": 0.15, "auto": 0.08}  # of `search`'s loss, the least that was ever left
-FIRST_GAIN = {
-    "search": 1.0,
-    "gptq": 0.5,
-    "qronos": 0.45,
-    "auto": 0.3,
-}  # loss when built, over what is predicted
-OPTIONS: dict[LimitName, str] = {
-    "size": "max-size",
-    "loss": "max-loss",
-    "latency": "max-latency",
-    "throughput": "min-throughput",
-    "memory": "max-ram",
-}
 QUANTITY: dict[Objective, Quantity] = {
     "size": "nbytes",
     "loss": "loss",
@@ -57,34 +36,30 @@ QUANTITY: dict[Objective, Quantity] = {
 }
 
 
-class MissedBudgetError(InfeasibleBudgetError):
-    """No candidate keeps the budget. nearest: of each limit, what could be kept if the others stay.
+@dataclass(frozen=True)
+class Prediction:
+    """An assignment of formats to a shape of the model, and what it comes to in the objective's terms."""
 
-    record: of the search, for a report.
-    """
-
-    record: SearchRecord | None = None
-
-    def __init__(self, binding: LimitName, nearest: Mapping[LimitName, float]) -> None:
-        self.binding, self.nearest = binding, dict(nearest)
-        options = " or ".join(spoken(name, value) for name, value in nearest.items())
-        advice = f"; the nearest that can be kept: {options}" if options else ""
-        super().__init__(f"--{OPTIONS[binding]} binds{advice}")
+    shape: Shape
+    kv: Kv
+    assignment: Assignment
+    value: float
 
 
 @dataclass
 class Search:
-    """One search: its prices, its measurements, and how far what is built differs from what is predicted.
+    """One search: what it chooses among, its measurements, and how predictions have turned out.
 
-    gain: measured over predicted loss.
+    shapes: the model as it came, first. train_minutes: for what is left of one with fewer parameters. gains:
+    of each shape, the measured loss of formats over the predicted one.
     """
 
     trials: Trials
-    costs: Costs
-    groups: tuple[Group, ...]
+    shapes: list[Shape]
     objective: Objective
     method: MethodName
-    gain: float
+    train_minutes: float | None = None
+    gains: dict[Shape, float] = field(default_factory=dict)
     tried: list[tuple[Candidate, Trial]] = field(default_factory=list)
     stages: dict[str, float] = field(default_factory=dict)
     claimed: set[str] = field(default_factory=set)  # keys of candidates whose claims failed
@@ -96,11 +71,16 @@ class Search:
         yield
         self.stages[name] = self.stages.get(name, 0.0) + time.monotonic() - began
 
-    def limits(self, kv: Kv, kv_loss: float) -> Limits:
+    def gain(self, shape: Shape) -> float:
+        """Measured over predicted loss of a shape's formats."""
+        return self.gains.get(shape, 1.0)
+
+    def limits(self, shape: Shape, kv: Kv, kv_loss: float) -> Limits:
         """The budget's limits, the one of loss as predictions count it."""
-        limits = self.costs.limits(self.groups, kv, kv_loss / self.gain)
+        gain = self.gain(shape)
+        limits = shape.costs.limits(shape.groups, kv, (kv_loss + shape.loss) / gain)
         most = self.trials.budget.max_nll_increase
-        return limits if most is None else replace(limits, loss=self.aim * most / self.gain)
+        return limits if most is None else replace(limits, loss=self.aim * most / gain)
 
     @property
     def aim(self) -> float:
@@ -108,29 +88,83 @@ class Search:
         misses = sum(not self.trials.keeps_loss(trial.upper_delta_nll) for _, trial in self.tried)
         return AIM * CAUTION ** (misses + len(self.claimed))
 
-    def next_candidate(self) -> Candidate:
-        """The best by prediction; wider keys and values where they fit. Raises InfeasibleError."""
-        first: InfeasibleError | None = None
-        for kv, loss in KV_LOSS:
-            try:
-                return self.candidate(self.limits(kv, loss), QUANTITY[self.objective], kv, self.method)
-            except InfeasibleError as error:
-                first = first or error
-        assert first is not None
-        raise first
+    def best(self, shapes: Sequence[Shape], *, whatever_loss: bool = False) -> Prediction:
+        """The best by prediction; or, whatever_loss, that of least loss within all other limits.
 
-    def candidate(self, limits: Limits, quantity: Quantity, kv: Kv, method: MethodName) -> Candidate:
-        """The least of a quantity within limits. Raises InfeasibleError."""
-        return self.made_of(solve(self.groups, limits, quantity), kv, method)
+        Raises MissedBudgetError with what is nearest by prediction.
+        """
+        quantity = "loss" if whatever_loss else QUANTITY[self.objective]
+        found: Prediction | None = None
+        misses: list[tuple[Shape, InfeasibleError]] = []
+        for shape in shapes:
+            for kv, kv_loss in KV_LOSS:
+                limits = self.limits(shape, kv, kv_loss)
+                if whatever_loss:
+                    limits = replace(limits, loss=None)
+                try:
+                    assignment = solve(shape.groups, limits, quantity)
+                except InfeasibleError as error:
+                    misses.append((shape, error))
+                    continue
+                scale = self.gain(shape) if quantity == "loss" else 1.0
+                value = scale * float(getattr(assignment, quantity))
+                if found is None or value < found.value - WORTH * abs(found.value):
+                    found = Prediction(shape, kv, assignment, value)
+                if shape.costs.table is None:
+                    break  # narrower keys and values would win nothing that is asked for
+        if found is None:
+            raise self.missed_by(misses)
+        return found
 
-    def made_of(self, assignment: Assignment, kv: Kv, method: MethodName) -> Candidate:
-        """The candidate of an assignment."""
-        return candidate_of(assignment, self.costs.checkpoint.config, method, kv, self.trials.settings.seed)
+    def missed_by(self, misses: Sequence[tuple[Shape, InfeasibleError]]) -> MissedBudgetError:
+        """What binds for the model as it came, and the nearest of all shapes."""
+        nearest: dict[LimitName, float] = {}
+        for shape, miss in misses:
+            loss = miss.nearest.get("loss")
+            found = miss.nearest | ({} if loss is None else {"loss": self.gain(shape) * loss})
+            values = nearest_limits(found, self.trials.budget, self.trials.checkpoint.tensor_bytes)
+            for name, value in values.items():
+                nearer = max if name == "throughput" else min
+                nearest[name] = nearer(value, nearest.get(name, value))
+        return MissedBudgetError(binding_limit(misses[0][1].binding, self.trials.budget), nearest)
+
+    def made_of(self, prediction: Prediction, method: MethodName) -> Candidate:
+        """The candidate that was predicted."""
+        seed = self.trials.settings.seed
+        return prediction.shape.candidate(prediction.assignment, prediction.kv, method, seed)
+
+    def shape_of(self, candidate: Candidate) -> Shape:
+        """What a candidate is a form of."""
+        return next(shape for shape in self.shapes if shape.checkpoint is candidate.checkpoint)
 
     def learn(self, candidate: Candidate, trial: Trial) -> None:
         """Measured loss corrects predicted loss. The bound counts, not the mean: it is what has a limit."""
         self.tried.append((candidate, trial))
-        self.gain = max(trial.upper_delta_nll, LEAST_GAIN * trial.mean_kl) / candidate.assignment.loss
+        shape = self.shape_of(candidate)
+        predicted = candidate.assignment.loss - shape.loss / self.gain(shape)
+        measured = max(trial.upper_delta_nll - shape.loss, LEAST_GAIN * trial.mean_kl)
+        self.gains[shape] = measured / predicted
+
+    def widen(self) -> None:
+        """Add a shape with fewer parameters where, by a guess, the best candidate is one of it."""
+        whole, minutes = self.shapes[0], self.train_minutes
+        with self.stage("removal"):
+            removed = [without_channels(self.trials, whole, fraction) for fraction in FRACTIONS]
+        pruned = [shape for shape in removed if shape is not None]
+        guesses = [replace(shape, loss=LEFT * shape.loss) for shape in pruned] if minutes else pruned
+        try:
+            best = self.best([whole, *guesses]).shape
+        except MissedBudgetError:
+            return
+        if best is whole:
+            self.trials.say("fewer parameters would not keep the budget better")
+            return
+        chosen = pruned[guesses.index(best)]
+        if minutes:
+            with self.stage("training"):
+                chosen = trained(self.trials, chosen, minutes)
+        with self.stage("scores"):
+            self.shapes.append(settled(self.trials, chosen))
 
     def run(self) -> list[tuple[Candidate, Trial]]:
         """Build and measure until the limit of loss is used well; those that keep the budget, best first.
@@ -140,39 +174,62 @@ class Search:
         Raises MissedBudgetError.
         """
         try:
-            while len(self.tried) < MOST_BUILDS:
-                if self.kept() and (self.claimed or len(self.tried) >= BUILDS):
-                    break
-                candidate = self.next_candidate() if self.tried else self.first_candidate()
-                if any(candidate.key == other.key for other, _ in self.tried):
-                    break
+            while candidate := self.next_candidate():
                 with self.stage("candidates"):
                     trial = self.trials.measure(candidate)
                 self.learn(candidate, trial)
                 self.tell(trial)
                 if self.is_enough(trial):
                     break
-        except InfeasibleError:  # by what has been learned; what was built before may keep the budget
-            pass
         except KeyboardInterrupt:
             if not self.kept():
                 raise
             self.trials.say("stopped: the best candidate so far is claimed and published")
         return self.kept()
 
+    def next_candidate(self) -> Candidate | None:
+        """What to build next, None if nothing is worth it. Raises MissedBudgetError before the first."""
+        if not self.tried:
+            return self.first_candidate()
+        if len(self.tried) >= MOST_BUILDS:
+            return None
+        if self.kept() and (self.claimed or len(self.tried) >= BUILDS):
+            return None
+        try:
+            candidate = self.made_of(self.best(self.shapes), self.method)
+        except MissedBudgetError:  # by what has been learned; what was built before may keep the budget
+            return None
+        return None if any(candidate.key == other.key for other, _ in self.tried) else candidate
+
     def first_candidate(self) -> Candidate:
         """The best by prediction or, if by prediction nothing keeps the budget, what loses least."""
+        if self.train_minutes or not self.fits_somehow():
+            self.widen()
         try:
-            return self.next_candidate()
-        except InfeasibleError as error:
+            return self.made_of(self.best(self.shapes), self.method)
+        except MissedBudgetError as error:
             return self.least_loss(error)
 
+    def fits_somehow(self) -> bool:
+        """Whether formats alone keep the limits other than that of loss."""
+        try:
+            self.best(self.shapes, whatever_loss=True)
+        except MissedBudgetError:
+            return False
+        return True
+
     def tell(self, trial: Trial) -> None:
-        """One line about a candidate."""
+        """One line about a candidate, the best so far, and how long it may still take."""
         rise = math.expm1(trial.upper_delta_nll)
-        verdict = "keeps the budget" if self.trials.keeps(trial) else "misses the budget"
+        kept = self.kept()
+        verdict = "misses the budget"
+        if self.trials.keeps(trial):
+            verdict = "keeps the budget" + (", the best so far" if kept[0][1] is trial else "")
+        left = (BUILDS if kept else MOST_BUILDS) - len(self.tried) + 1  # a claim takes about as long
+        minutes = max(left, 1) * self.stages["candidates"] / len(self.tried) / 60
         self.trials.say(
-            f"{trial.name}: {trial.size_ratio:.1%} of the size, perplexity at most {rise:+.2%}: {verdict}"
+            f"{trial.name}: {trial.size_ratio:.1%} of the size, perplexity at most {rise:+.2%}: {verdict}; "
+            f"at most {minutes:.1f} minutes to go"
         )
 
     def is_enough(self, trial: Trial) -> bool:
@@ -188,26 +245,33 @@ class Search:
         quantity = QUANTITY[self.objective]
         return sorted(kept, key=lambda each: float(getattr(each[0].assignment, quantity)))
 
-    def least_loss(self, error: InfeasibleError) -> Candidate:
+    def least_loss(self, error: MissedBudgetError) -> Candidate:
         """The candidate of least loss within all other limits, where prediction says that even it loses too
         much: built quickly and measured, it says so too, or is built as well as can be.
 
         Raises MissedBudgetError.
         """
-        kv, kv_loss = KV_LOSS[0]
-        limits = replace(self.limits(kv, kv_loss), loss=None)
         try:
-            quick = self.candidate(limits, "loss", kv, "search")
-        except InfeasibleError:
-            raise MissedBudgetError(self.binding(error.binding), self.nearest(error.nearest)) from None
+            found = self.best(self.shapes, whatever_loss=True)
+        except MissedBudgetError:
+            raise error from None
+        quick = self.made_of(found, "search")
         trial = self.trials.measure(quick)
         limit = self.trials.budget.max_nll_increase
         assert limit is not None
-        if self.method == "search" or BEST_GAIN[self.method] * trial.upper_delta_nll > limit:
+        rounding = trial.upper_delta_nll - found.shape.loss
+        if self.method == "search" or found.shape.loss + BEST_GAIN[self.method] * rounding > limit:
             self.learn(quick, trial)
-            nearest = self.nearest(least_of_each(self.groups, self.limits(kv, kv_loss)))
-            raise MissedBudgetError("loss", nearest | {"loss": safe_loss(trial)})
-        return self.made_of(quick.assignment, kv, self.method)
+            raise MissedBudgetError("loss", self.nearest_now() | {"loss": safe_loss(trial)})
+        return self.made_of(found, self.method)
+
+    def nearest_now(self) -> dict[LimitName, float]:
+        """What could be kept of each limit, by what has been learned."""
+        try:
+            self.best(self.shapes)
+        except MissedBudgetError as error:
+            return error.nearest
+        return {}
 
     def failed(self) -> MissedBudgetError:
         """Nothing that was built keeps the budget, or could be proved to: what it would have needed."""
@@ -237,53 +301,10 @@ class Search:
 
     def points(self, chosen: str | None) -> tuple[Point, ...]:
         """The frontier as predicted, with what was measured of predictions, and what was measured."""
-        limits = replace(self.limits(*KV_LOSS[0]), loss=None, nbytes=None, seconds=None)
-        predicted = tuple((each.nbytes, self.gain * each.loss) for each in frontier(self.groups, limits))
-        checkpoint_bytes = self.costs.checkpoint.tensor_bytes
+        predicted: list[tuple[int, float]] = []
+        for shape in self.shapes:
+            limits = replace(self.limits(shape, *KV_LOSS[0]), loss=None, nbytes=None, seconds=None)
+            found = frontier(shape.groups, limits)
+            predicted += [(each.nbytes, self.gain(shape) * each.loss) for each in found]
+        checkpoint_bytes = self.trials.checkpoint.tensor_bytes
         return points_of(predicted, [trial for _, trial in self.tried], chosen, checkpoint_bytes)
-
-    def binding(self, quantity: Quantity) -> LimitName:
-        """The limit of the budget behind one of the solver's."""
-        budget = self.trials.budget
-        if quantity == "loss":
-            return "loss"
-        if quantity == "nbytes":
-            return "size" if budget.max_size is not None else "memory"
-        return "latency" if budget.max_latency == budget.max_seconds else "throughput"
-
-    def nearest(self, found: Mapping[Quantity, float | None]) -> dict[LimitName, float]:
-        """The solver's nearest values as a budget spells them, with room for what prediction misses."""
-        checkpoint = self.costs.checkpoint
-        nearest: dict[LimitName, float] = {}
-        if (nbytes := found.get("nbytes")) is not None and self.trials.budget.max_size is not None:
-            nearest["size"] = SAFE * nbytes / checkpoint.tensor_bytes
-        if (seconds := found.get("seconds")) is not None:
-            streams = self.trials.budget.streams
-            if self.trials.budget.max_latency is not None:
-                nearest["latency"] = SAFE * seconds
-            if self.trials.budget.min_throughput is not None:
-                nearest["throughput"] = streams / (SAFE * seconds)
-        if (loss := found.get("loss")) is not None:
-            nearest["loss"] = math.expm1(SAFE * self.gain * loss)
-        return nearest
-
-
-def safe_loss(trial: Trial) -> float:
-    """A limit of loss that a candidate keeps on other text too, unless that is very different.
-
-    Mean and bound are as uncertain there as here: the bound may lie above this one by twice what this one
-    lies above the mean.
-    """
-    beyond = trial.upper_delta_nll - trial.mean_delta_nll
-    return math.expm1(max(SAFE * trial.upper_delta_nll, trial.upper_delta_nll + 2 * beyond))
-
-
-def spoken(name: LimitName, value: float) -> str:
-    """A limit as an option: `--max-size 31.20%`, rounded to the safe side."""
-    if name in ("size", "loss"):
-        return f"--{OPTIONS[name]} {math.ceil(value * 1e4) / 100:.2f}%"
-    if name == "latency":
-        return f"--{OPTIONS[name]} {math.ceil(value * 1e5) / 100:.2f}ms"
-    if name == "throughput":
-        return f"--{OPTIONS[name]} {math.floor(value * 10) / 10:.1f}"
-    return f"--{OPTIONS[name]} {math.ceil(value / 1e6)}MB"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -40,19 +41,21 @@ class ClaimRecord(Spec):
 class Claim:
     """The record, the quality of the tokens of each unit that was scored, and which of the units they are.
 
-    order: numbers of units, in the order of scoring; a unit's number is its place in the text.
+    order: numbers of units, in the order of scoring; a unit's number is its place in the text. of_units: how
+    many there were.
     """
 
     record: ClaimRecord
     quality: list[TokenQuality]
     order: tuple[int, ...]
+    of_units: int
 
 
 def claim(
     candidate: Engine,
     reference: Engine,
     documents: Sequence[Tokens],
-    margin: float,
+    margin: float | None,
     *,
     settings: Settings,
     units: int | None = None,
@@ -61,16 +64,17 @@ def claim(
 ) -> Claim:
     """Whether the mean loss is at most `margin` (nats per token), from no more text than it takes.
 
-    units: what a claim of fixed size asks for (`measure.power.plan_claim`; None: half of what is at hand);
-    twice as many are scored at most. Same text, seed and confidence: same claim, to the last bit, in whatever
-    order the documents come. Raises EmptyDataError for fewer than 8 documents or blocks, TokenizerError if
+    margin: None asks for nothing but a bound, from all of the text, looked at once. units: what a claim of
+    fixed size asks for (`measure.power.plan_claim`; None: half of what is at hand); twice as many are scored
+    at most. Same text, seed and confidence: same claim, to the last bit, in whatever order the documents
+    come. Raises EmptyDataError for fewer than 8 documents or blocks, TokenizerError if
     the sides do not share a tokenizer, NonFiniteLogitsError.
     """
     check_same_tokenizer(candidate.artifact, reference.artifact)
     unit, parts = units_of(windows_of(list(documents), candidate, settings))
     order = shuffled(parts, settings.seed)
-    looks = looks_of(units or (len(parts) + 1) // 2, len(parts))
-    test = SequentialTest(margin, looks, settings.confidence)
+    looks = (len(parts),) if margin is None else looks_of(units or (len(parts) + 1) // 2, len(parts))
+    test = SequentialTest(-math.inf if margin is None else margin, looks, settings.confidence)
     most = count_scored([parts[index] for index in order[: looks[-1]]])
     tier = settings.tier or candidate.artifact.tiers[-1]
     quality: list[TokenQuality] = []
@@ -83,7 +87,7 @@ def claim(
         progress(stage, done, most)
     assert test.bound is not None
     record = ClaimRecord(bound=test.bound, unit=unit, of_tokens=count_scored(parts), seed=settings.seed)
-    return Claim(record, quality, tuple(order[: len(quality)]))
+    return Claim(record, quality, tuple(order[: len(quality)]), len(parts))
 
 
 def units_of(windows: Sequence[Unit]) -> tuple[Literal["document", "block"], list[Unit]]:

@@ -8,11 +8,18 @@ from dataclasses import dataclass, replace
 from penjing.artifact.config import expected_tensors
 from penjing.measure.cost_table import CostTable
 from penjing.models import Checkpoint
-from penjing.optimize.choices import OFFERED, Group, fixed_bytes, groups_of, groups_with_choices
+from penjing.optimize.choices import (
+    OFFERED,
+    Group,
+    block_of,
+    fixed_bytes,
+    groups_of,
+    groups_with_choices,
+)
 from penjing.optimize.load import OUTPUT_TOKENS, PROMPT_TOKENS
 from penjing.optimize.predict import Predicted, predict, seconds_of
 from penjing.optimize.solver import Assignment, Limits
-from penjing.spec import Budget, Kv, KvFormats, WeightFormat
+from penjing.spec import Budget, Kv, KvFormats, MethodName, WeightFormat
 
 LIKELY_SIZE = 0.5  # of the checkpoint, where no limit says more: whether weights stay in the caches
 # What narrower keys and values cost, in nats a token (docs/quality.md), for a first guess: it is measured.
@@ -22,23 +29,31 @@ KV_LOSS: tuple[tuple[Kv, float], ...] = (
     (KvFormats(key="int6", value="int4"), 0.004),
     ("int4", 0.013),
 )
+# What calibrated methods leave, in the blocks, of what plain rounding loses (docs/quality.md). All of them
+# round embedding and head plainly, which is why those deserve more bits then.
+LEFT_IN_BLOCKS: dict[MethodName, float] = {"gptq": 0.5, "qronos": 0.45, "auto": 0.3}
 
 
 @dataclass(frozen=True, eq=False)
 class Costs:
-    """How choices are priced. table: None where no limit or objective speaks of time or memory."""
+    """How choices are priced. table: None where no limit or objective speaks of time or memory.
 
+    original: what sizes are parts of. losses: of plain rounding. method: how it will be done.
+    """
+
+    original: Checkpoint
     checkpoint: Checkpoint
     budget: Budget
     losses: Mapping[str, Mapping[str, float]]
     table: CostTable | None
+    method: MethodName = "search"
     offered: Sequence[WeightFormat] = OFFERED
 
     def groups(self) -> tuple[Group, ...]:
         """Every group with its choices, priced."""
         config, own = self.checkpoint.config, self.checkpoint.formats
         roles, members = expected_tensors(config), dict(groups_of(config))
-        read = round((self.budget.max_size or LIKELY_SIZE) * self.checkpoint.tensor_bytes)
+        read = round((self.budget.max_size or LIKELY_SIZE) * self.original.tensor_bytes)
 
         def seconds(group: str, format: WeightFormat) -> float:
             assert self.table is not None
@@ -50,9 +65,14 @@ class Costs:
                 shapes, format, self.table, rows=self.budget.streams, own=dtype, step_bytes=read
             )
 
+        left = LEFT_IN_BLOCKS.get(self.method, 1.0)
+        losses = {
+            group: {name: loss * (1.0 if block_of(group) is None else left) for name, loss in each.items()}
+            for group, each in self.losses.items()
+        }
         return groups_with_choices(
             config,
-            self.losses,
+            losses,
             self.offered,
             seconds=None if self.table is None else seconds,
             own=own,
@@ -64,7 +84,7 @@ class Costs:
         fixed = fixed_bytes(config, self.checkpoint.formats)
         room = None
         if budget.max_size is not None:
-            room = int(budget.max_size * self.checkpoint.tensor_bytes)
+            room = int(budget.max_size * self.original.tensor_bytes)
         limits = Limits(nbytes=room, fixed_bytes=fixed, fixed_loss=kv_loss)
         if self.table is None:
             return limits

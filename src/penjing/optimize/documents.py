@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,9 +23,9 @@ CHARACTERS_PER_TOKEN = (
     32  # more than any tokenizer reaches on text; so much is tokenized to find enough tokens
 )
 
-# The roles that a hash gives (data.splits), by the part that they make.
-TWO_PARTS = (("calibrate", "tune", "stop"), ("report",))
-THREE_PARTS = (("calibrate",), ("tune", "stop"), ("report",))
+# The roles that a hash gives (data.splits), by the part that they make; `calibrate` is to learn from.
+ROLES = (("tune", "stop"), ("report",))
+ENOUGH_TO_LEARN_FROM, MOST_TO_LEARN_FROM = 200_000, 100_000_000  # characters
 
 
 class TextRecord(Spec):
@@ -61,50 +63,48 @@ def read_in_order(data: Path, tokenizer: Tokenizer, limit: int | None) -> list[T
     return whole.documents
 
 
-def read_parts(
-    data: Path, tokenizer: Tokenizer, limit: int | None, seed: int
-) -> tuple[list[Tokens], list[Tokens]]:
-    """Two disjoint parts of the documents under `data`: to choose by, and to claim from; half the limit each.
+class Parts(NamedTuple):
+    """Disjoint tokenized documents. by_hash: whether text is left that is in neither."""
+
+    choose: list[Tokens]
+    claim: list[Tokens]
+    by_hash: bool
+
+
+def read_parts(data: Path, tokenizer: Tokenizer, limit: int | None, seed: int) -> Parts:
+    """The documents under `data` to choose by, and those to claim from; half the limit each.
 
     By the hash of a document's text: equal texts fall together, and what is a claim's text today is nobody's
     calibration text tomorrow. Where that leaves a part with too few documents to bound a loss by, the first
     `limit` tokens are cut once, in the middle. Raises as `read_tokens` does.
     """
-    choose, claim = hashed_parts(data, tokenizer, limit, seed, TWO_PARTS)
+    choose, claim = hashed_parts(data, tokenizer, limit, seed)
     if min(len(choose), len(claim)) >= MIN_UNITS:
-        return choose, claim
-    return cut_in_half(read_in_order(data, tokenizer, limit))
+        return Parts(choose, claim, by_hash=True)
+    return Parts(*cut_in_half(read_in_order(data, tokenizer, limit)), by_hash=False)
 
 
-def read_three_parts(
-    data: Path, tokenizer: Tokenizer, limit: int | None, seed: int
-) -> tuple[list[Tokens], list[Tokens], list[Tokens]]:
-    """Three disjoint parts: to calibrate on, to choose by, and to claim from; half the limit each.
-
-    The last is that of `read_parts`. The other two divide what else there is, by the same hash; where that
-    leaves nothing to calibrate on, or too few documents to choose by, what else there is is cut in the
-    middle. Raises as `read_tokens` does.
-    """
-    choose, claim = read_parts(data, tokenizer, limit, seed)
-    if min(map(len, hashed_parts(data, tokenizer, limit, seed, TWO_PARTS))) >= MIN_UNITS:
-        calibrate, tune, _ = hashed_parts(data, tokenizer, limit, seed, THREE_PARTS)
-        if calibrate and len(tune) >= MIN_UNITS:
-            return calibrate, tune, claim
-    return (*cut_in_half(choose), claim)
+def write_learning_text(data: Path, path: Path, seed: int) -> bool:
+    """Write as JSON lines the documents that are in no part that the hash makes; whether they are enough."""
+    size = 0
+    with path.open("w", encoding="utf-8") as file:
+        for document in read_documents(data):
+            if split_of(document.digest, seed=seed) == "calibrate" and size < MOST_TO_LEARN_FROM:
+                file.write(json.dumps({"text": document.text}) + "\n")
+                size += len(document.text)
+    return size >= ENOUGH_TO_LEARN_FROM
 
 
-def hashed_parts(
-    data: Path, tokenizer: Tokenizer, limit: int | None, seed: int, parts: Sequence[Sequence[str]]
-) -> list[list[Tokens]]:
+def hashed_parts(data: Path, tokenizer: Tokenizer, limit: int | None, seed: int) -> list[list[Tokens]]:
     """Disjoint parts of the documents, each of some roles that the hash gives, up to half the limit each."""
     check_limit(limit)
     half = None if limit is None else limit // 2
-    taken = [Part(half, tokenizer) for _ in parts]
+    taken = [Part(half, tokenizer) for _ in ROLES]
     for document in read_documents(data):
         if all(part.is_full for part in taken):
             break
         role = split_of(document.digest, seed=seed)
-        for part, roles in zip(taken, parts, strict=True):
+        for part, roles in zip(taken, ROLES, strict=True):
             if role in roles:
                 part.add(document.text)
     return [part.documents for part in taken]

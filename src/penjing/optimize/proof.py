@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from penjing.engine import Engine
+from penjing.measure.power import plan_claim, shortage
 from penjing.measure.quality import TokenQuality, concatenate, summarize
 from penjing.measure.sequential import SequentialBound
 from penjing.measure.stats import LossBound
@@ -18,25 +19,30 @@ from penjing.optimize.progress import Progress, silent
 
 @dataclass(frozen=True)
 class Proof:
-    """An evaluation of as much text as it took, the claim behind it, and the quality of all scored tokens."""
+    """An evaluation of as much text as it took, the claim behind it, and the quality of all scored tokens.
+
+    shortage: how much text would have been enough, where there was less.
+    """
 
     evaluation: Evaluation
     bound: SequentialBound
     quality: TokenQuality
+    shortage: str | None
 
 
 def prove(
     candidate: Engine,
     reference: Engine,
     documents: Sequence[Tokens],
-    margin: float,
+    margin: float | None,
     settings: Settings,
     *,
     name: str,
     progress: Progress = silent,
     stage: str = "claim",
 ) -> Proof:
-    """Claim that the mean loss is at most `margin` (nats per token), from no more text than it takes.
+    """Claim that the mean loss is at most `margin` (nats per token), from no more text than it takes; without
+    a margin, bound it from all of the text.
 
     The evaluation's bound is the claim's, which allows for having been looked at several times. Raises as
     `claim` does.
@@ -64,7 +70,11 @@ def prove(
         seed=settings.seed,
         host=host(settings),
     )
-    return Proof(evaluation, found.record.bound, quality)
+    asked = None
+    if margin is not None and margin > 0:
+        pilot = [unit.delta_nll for unit in found.quality]
+        asked = shortage(plan_claim(pilot, margin, confidence=settings.confidence), found.of_units)
+    return Proof(evaluation, found.record.bound, quality, asked)
 
 
 def bound_of(found: Claim) -> LossBound:

@@ -14,7 +14,7 @@ next, and so on.
 from __future__ import annotations
 
 import shutil
-from importlib.util import find_spec
+import time
 from pathlib import Path
 
 from penjing.artifact.certificate import Certificate, write_certificate
@@ -22,27 +22,26 @@ from penjing.artifact.staging import StagingDirectory
 from penjing.artifact.writer import objection_to_replacing
 from penjing.errors import SpecError
 from penjing.models import Checkpoint
+from penjing.models.embedded import SEEDLING_TEXT
 from penjing.optimize.candidates import Candidate
 from penjing.optimize.certificate import issue_certificate
-from penjing.optimize.choices import OFFERED
-from penjing.optimize.choosing import FIRST_GAIN, MissedBudgetError, Search
+from penjing.optimize.choosing import Search
 from penjing.optimize.costing import Costs
-from penjing.optimize.documents import read_parts, record_text
+from penjing.optimize.documents import read_parts, record_text, write_learning_text
 from penjing.optimize.evaluate import DEFAULT_TOKENS, Settings, check_enough, open_engine, windows_of
 from penjing.optimize.evaluation import Evaluation
+from penjing.optimize.missing import MissedBudgetError
 from penjing.optimize.predict import cost_table
 from penjing.optimize.progress import Progress, Say, silent
 from penjing.optimize.proof import Proof
-from penjing.optimize.quantizing import calibration_tokens, possible
 from penjing.optimize.record import SearchRecord, write_record
-from penjing.optimize.reference import cache_directory, reference_artifact
+from penjing.optimize.reference import reference_artifact
 from penjing.optimize.searched import kept_record
-from penjing.optimize.sensitivity import Sensitivity, sensitivity
+from penjing.optimize.shapes import Shape, scores
 from penjing.optimize.trials import CLAIM_SHARE, Trial, Trials, open_directory
-from penjing.optimize.weight_losses import weight_losses
-from penjing.spec import Budget, Calibration, MethodName, Objective, Recipe, Spec, validate
+from penjing.spec import Budget, DistillStep, MethodName, Objective, Recipe, Spec, validate
 
-CALIBRATION = Calibration(tokens=8192, sequence_tokens=256)
+LEARNING_TEXT = "learning.jsonl"
 
 
 class Optimized(Spec):
@@ -68,6 +67,7 @@ def optimize(
     objective: Objective | None = None,
     price_per_hour: float | None = None,
     method: MethodName = "auto",
+    train_minutes: float | None = None,
     tokens: int | None = DEFAULT_TOKENS,
     window: int | None = None,
     threads: int | None = None,
@@ -80,15 +80,18 @@ def optimize(
     """Publish at `out` the candidate that is best for the objective among those that keep the budget.
 
     objective: None is the least size for a budget with a limit of loss, else the least loss. method: how
-    candidates are quantized. `tokens` of the data are used, half to choose by and half to claim from;
-    `speed`: whether the chosen one is timed as well. What was done lies beside `out` until the end: a search
-    that was stopped goes on. Raises MissedBudgetError if no candidate keeps the budget, SpecError for a
-    budget without a limit or a seed out of range, CheckpointError, DataError, OutputError; then `out` is as
-    it was.
+    candidates are quantized. train_minutes: to train a model with fewer parameters, if that promises more
+    than formats alone. `tokens` of the data are used, half to choose by and half to claim from; where it has
+    many documents, others of them are learned from, else the built-in text. `speed`: whether the chosen one
+    is timed as well. What was done lies beside `out` until the end: a search that was stopped goes on.
+    Raises MissedBudgetError if no candidate keeps the budget, SpecError for a budget without a limit or a
+    seed out of range, CheckpointError, DataError, OutputError; then `out` is as it was.
     """
     if not budget.limits_anything:
         raise SpecError("budget: limits nothing; give --max-size, --max-loss, or a limit of speed or memory")
     validate(Recipe, {"steps": [{}], "seed": seed}, "optimize")
+    if train_minutes is not None:
+        validate(DistillStep, {"minutes": train_minutes}, "--train-minutes")
     out, data = Path(out), Path(data)
     settings = Settings(window, None, threads, seed, budget.confidence, speed)
     staging = StagingDirectory(out, force=force, objection=objection_to_replacing)
@@ -102,6 +105,7 @@ def optimize(
             settings=settings,
             objective=objective or ("loss" if budget.max_loss is None else "size"),
             method=method,
+            train_minutes=train_minutes,
             directory=search_directory(out),
             say=say,
             progress=progress,
@@ -135,6 +139,7 @@ def begin(
     settings: Settings,
     objective: Objective,
     method: MethodName,
+    train_minutes: float | None,
     directory: Path,
     say: Say,
     progress: Progress,
@@ -142,43 +147,44 @@ def begin(
     """Open the checkpoint and its reference, part the text, score and price the formats."""
     checkpoint = Checkpoint.open(model)
     reference = open_engine(reference_artifact(checkpoint, progress=progress), settings, None)
-    tune, report = read_parts(data, reference.tokenizer, tokens, settings.seed)
-    for part in (tune, report):
+    parts = read_parts(data, reference.tokenizer, tokens, settings.seed)
+    for part in (parts.choose, parts.claim):
         check_enough(windows_of(part, reference, settings), data.name, bounded=True)
     timed = objective in ("latency", "throughput", "cost") or budget.max_seconds is not None
     table = cost_table(settings.threads) if timed or budget.max_ram is not None else None
-    question = {
+    question: dict[str, object] = {
         "checkpoint": checkpoint.hash,
-        "tune": record_text("", tune).sha256,
+        "tune": record_text("", parts.choose).sha256,
         "budget": budget.model_dump(mode="json"),
         "objective": objective,
         "method": method,
+        "train_minutes": train_minutes,
         "seed": settings.seed,
         "window": settings.window,
     }
     open_directory(directory, question, say)
-    scored = scores(checkpoint, settings, say, progress)
+    learned = directory / LEARNING_TEXT
+    has_more = data != SEEDLING_TEXT and parts.by_hash and write_learning_text(data, learned, settings.seed)
     trials = Trials(
-        checkpoint, reference, budget, settings, directory, data.name, tune, report, progress, say
+        checkpoint,
+        reference,
+        budget,
+        settings,
+        directory,
+        data.name,
+        parts.choose,
+        parts.claim,
+        (learned,) if has_more else (),
+        progress,
+        say,
     )
-    costs = Costs(checkpoint, budget, scored, table)
-    groups = costs.groups()
+    began = time.monotonic()
+    costs = Costs(checkpoint, checkpoint, budget, scores(trials, checkpoint), table, method)
+    stages = {"scores": time.monotonic() - began}
     if table is not None and table.busy:
         say("the machine was busy while its kernels were timed: predictions of speed may be poor")
-    return Search(trials, costs, groups, objective, method, FIRST_GAIN.get(method, 1.0))
-
-
-def scores(checkpoint: Checkpoint, settings: Settings, say: Say, progress: Progress) -> Sensitivity:
-    """What every group would lose in every format, on calibration text; kept in the user's cache."""
-    if find_spec("torch") is None:
-        say("torch is not installed: formats are judged by weights alone, and chosen less well")
-        return weight_losses(checkpoint, OFFERED, progress)
-    calibration = possible(CALIBRATION, checkpoint, False, say)
-    text = calibration_tokens(
-        checkpoint, calibration, (), seed=settings.seed, threads=settings.threads, progress=progress
-    )
-    directory = cache_directory() / "sensitivity"
-    return sensitivity(checkpoint, text, OFFERED, directory=directory, progress=progress)
+    whole = Shape(checkpoint, costs, costs.groups())
+    return Search(trials, [whole], objective, method, train_minutes, stages=stages)
 
 
 def proved(search: Search) -> tuple[Candidate, Proof]:
@@ -194,7 +200,8 @@ def proved(search: Search) -> tuple[Candidate, Proof]:
         if search.trials.keeps_loss(proof.bound.upper):
             return candidate, proof
         search.claimed.add(candidate.key)
-        search.trials.say(f"{candidate.name}: not proved on text that it was not chosen by")
+        because = f" ({proof.shortage})" if proof.shortage else ""
+        search.trials.say(f"{candidate.name}: not proved on text that it was not chosen by{because}")
         error_left *= 1.0 - CLAIM_SHARE
     raise search.failed()
 
@@ -210,7 +217,7 @@ def publish(
     price_per_hour: float | None,
 ) -> Optimized:
     """The artifact with its certificate and record, whole, at `out`."""
-    trials, table = search.trials, search.costs.table
+    trials, costs = search.trials, search.shape_of(candidate).costs
     artifact = trials.take(candidate, staging.path)
     certificate = issue_certificate(
         proof.evaluation,
@@ -220,12 +227,12 @@ def publish(
         token_limit=tokens,
         claimed=None if trials.budget.max_loss is None else proof.bound,
         load=trials.measured[candidate.key].load,
-        costs_hash=None if table is None else table.hash,
+        costs_hash=None if costs.table is None else costs.table.hash,
     )
     write_certificate(staging.path, certificate)
     record = kept_record(
         trials,
-        search.costs,
+        costs,
         search.points(candidate.key),
         path=out,
         artifact=artifact,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -120,12 +120,19 @@ def model_of(checkpoint: Checkpoint) -> ModelRecord:
 
 
 def points_of(
-    predicted: tuple[tuple[int, float], ...],
+    predicted: Sequence[tuple[int, float]],
     tried: list[Trial],
     chosen: str | None,
     checkpoint_bytes: int,
 ) -> tuple[Point, ...]:
-    """Predicted points and measured ones; chosen: the key of the one that was taken."""
+    """Predicted points (bytes, loss), those that no other beats in both, and measured ones.
+
+    chosen: the key of the one that was taken.
+    """
+    best: list[tuple[int, float]] = []
+    for nbytes, loss in sorted(predicted):
+        if not best or loss < best[-1][1]:
+            best.append((nbytes, loss))
     guesses = [
         Point(
             name=f"{nbytes / checkpoint_bytes:.1%}",
@@ -134,7 +141,7 @@ def points_of(
             mean_loss=loss,
             status="predicted",
         )
-        for nbytes, loss in predicted
+        for nbytes, loss in best
     ]
     measured = [
         Point(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import shutil
 from dataclasses import dataclass, field, replace
@@ -33,7 +32,6 @@ from penjing.optimize.roundtrip import check_round_trip
 from penjing.spec import Budget, Spec, canonical_json
 
 CLAIM_SHARE = 0.75  # of the error that is left, for each claim
-NOTHING_TO_PROVE = -math.inf  # a margin that no loss is below: all of the text is scored
 QUESTION_FILE = "question.json"
 
 
@@ -60,7 +58,8 @@ class Trials:
     """The inputs of one search, and its measurements.
 
     directory: where candidates are built and measurements kept. tune, report: disjoint tokenized documents,
-    to choose by and to claim from.
+    to choose by and to claim from. learn_from: texts to calibrate and train on; none is the built-in one, and
+    one that the model writes itself.
     """
 
     checkpoint: Checkpoint
@@ -71,6 +70,7 @@ class Trials:
     text_name: str
     tune: list[Tokens]
     report: list[Tokens]
+    learn_from: tuple[Path, ...]
     progress: Progress
     say: Say
     measured: dict[str, Trial] = field(default_factory=dict)
@@ -118,12 +118,11 @@ class Trials:
         Without a limit of loss nothing is to be proved, and all of the text is scored for the bound.
         """
         settings = replace(self.settings, confidence=confidence)
-        limit = self.budget.max_nll_increase
         return prove(
             open_engine(self.build(candidate), settings, settings.tier),
             self.reference,
             self.report,
-            NOTHING_TO_PROVE if limit is None else limit,
+            self.budget.max_nll_increase,
             settings,
             name=self.text_name,
             progress=self.progress,
@@ -165,16 +164,18 @@ class Trials:
         if not path.exists():
             step = candidate.recipe.quantizing
             artifact = quantize(
-                self.checkpoint,
+                candidate.checkpoint,
                 path,
                 candidate.recipe,
+                self.learn_from if step.needs_data else (),
+                origin=candidate.origin,
                 resume=step.needs_data,
                 threads=self.settings.threads,
                 say=self.say,
                 progress=self.progress,
             )
             if not step.needs_data:  # others have a gate of their own
-                check_round_trip(artifact, self.checkpoint, step, self.progress)
+                check_round_trip(artifact, candidate.checkpoint, step, self.progress)
         return path
 
     def take(self, candidate: Candidate, target: Path) -> Artifact:
