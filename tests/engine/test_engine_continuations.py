@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from engine_fakes import FakeArtifact, FakeRunner, model_config
 from engine_models import RandomWeights, small_config
 
-from penjing.engine import Continuation
+from penjing.engine import Continuation, Engine
 from penjing.engine.continuations import ContinuationScorer, Pair, cut_branches, cut_waves
 from penjing.engine.pages import PagePool
 from penjing.engine.runner import CpuRunner
 from penjing.engine.sampling import Sampler
 from penjing.engine.scoring import Scorer
-from penjing.errors import CapacityError, NonFiniteLogitsError
+from penjing.errors import CapacityError, InputError, NonFiniteLogitsError, PromptTooLongError, SpecError
 
 WEIGHTS = RandomWeights(small_config())
 ROOT = b"root"
@@ -121,3 +122,21 @@ def test_waves_fit_the_pages() -> None:
     assert len(list(cut_waves(pairs, 1000, 10_000))) == 1
     assert len(list(cut_waves(pairs, 1000, 300))) > 2
     assert list(cut_branches([], 8, 4)) == []
+
+
+def test_the_engine_checks_what_it_is_asked() -> None:
+    engine = Engine(FakeArtifact(model_config(max_positions=64)), runner=FakeRunner())
+    full = engine.score_continuations([([1] * 60, [2] * 5), ([1], [2])])
+    assert full[0].log_probability < full[1].log_probability < 0
+    with pytest.raises(PromptTooLongError):
+        engine.score_continuations([([1] * 60, [2] * 6)])
+    with pytest.raises(InputError, match="no tokens"):
+        engine.score_continuations([([], [1])])
+    with pytest.raises(InputError, match="no tokens"):
+        engine.score_continuations([([1], [])])
+    with pytest.raises(InputError, match="vocabulary"):
+        engine.score_continuations([([1], [61])])
+    with pytest.raises(SpecError, match="tier"):
+        engine.score_continuations([([1], [1])], tier="middling")
+    fast, best = (engine.score_continuations([([1] * 40, [2])], tier=tier) for tier in ("fast", "best"))
+    assert fast != best, "pages of one tier are not found by the other"
