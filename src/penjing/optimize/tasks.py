@@ -22,6 +22,7 @@ import numpy as np
 from lm_eval.tasks import TaskManager
 from pydantic import Field
 
+from penjing.artifact import Artifact
 from penjing.engine import Engine
 from penjing.errors import DataError, PenjingError, SpecError
 from penjing.optimize.evaluate import Settings, host
@@ -66,17 +67,17 @@ def evaluate_tasks(
     tasks = load_tasks(settings.names, settings.directory)
     for task in tasks:
         build_requests(task, settings.limit)
-    sides, scores, shortened = [], [], 0
-    for stage, model, own_tier in (("reference", against, None), ("candidate", candidate, tier)):
-        engine = Engine(runnable(model, progress), tier=own_tier, threads=threads)
+    after, before = (Artifact.open(runnable(model, progress)) for model in (candidate, against))
+    scores, shortened = [], 0
+    for stage, artifact, own_tier in (("candidate", after, tier), ("reference", before, None)):
+        engine = Engine(artifact, tier=own_tier, threads=threads)
         found, shortened = answer(tasks, engine, settings.limit, stage, progress)
-        sides.append(side_of(engine, own_tier))
         scores.append(found)
         del engine  # before the next one takes its share of the memory
     return TaskEvaluation(
-        reference=sides[0],
-        candidate=sides[1],
-        tasks=compare_tasks(*scores, max_drop=settings.max_drop, confidence=settings.confidence),
+        candidate=side_of(after, tier),
+        reference=side_of(before, None),
+        tasks=compare_tasks(scores[1], scores[0], max_drop=settings.max_drop, confidence=settings.confidence),
         confidence=settings.confidence,
         max_drop=settings.max_drop,
         harness=importlib.metadata.version("lm_eval"),
@@ -86,9 +87,8 @@ def evaluate_tasks(
     )
 
 
-def side_of(engine: Engine, tier: Tier | None) -> TaskSide:
+def side_of(artifact: Artifact, tier: Tier | None) -> TaskSide:
     """Who answered."""
-    artifact = engine.artifact
     own_tier = tier or artifact.tiers[-1]
     return TaskSide(
         name=artifact.manifest.provenance.source.label,
