@@ -143,6 +143,8 @@ def test_a_limit_of_speed_that_nothing_keeps(
     monkeypatch.setattr("penjing.optimize.search.cost_table", lambda _: MadeUpTable())
     with pytest.raises(MissedBudgetError, match=r"--max-latency binds; .* --max-latency .*ms"):
         run(checkpoint, tmp_path / "tray", own_text, max_latency="1us")
+    with pytest.raises(MissedBudgetError, match=r"--max-ram binds; .* --max-ram \d+MB"):
+        run(checkpoint, tmp_path / "tray", own_text, max_ram="1KB", max_size="90%")
     result = run(checkpoint, tmp_path / "tray", own_text, max_latency="10s", max_ram="100GB")
     assert result.certificate.load is not None
     assert result.certificate.load.seconds_per_token <= 10

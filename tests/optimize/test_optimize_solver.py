@@ -19,7 +19,6 @@ from penjing.optimize.solver import (
     Quantity,
     assignment_of,
     frontier,
-    neighbours,
     solve,
 )
 from penjing.spec import WeightFormat
@@ -94,26 +93,6 @@ def test_no_point_of_a_frontier_is_beaten(groups: tuple[Group, ...], limits: Lim
     assert points[0].nbytes == min(one.nbytes for one in possible)
     assert points[-1].loss == pytest.approx(min(one.loss for one in possible), rel=1e-4)
     assert [p.nbytes for p in points] == sorted({p.nbytes for p in points})
-
-
-@settings(max_examples=40, deadline=None)
-@given(groups=GROUPS, limits=LIMITS)
-def test_neighbours_are_all_swaps_that_keep_the_limits(groups: tuple[Group, ...], limits: Limits) -> None:
-    possible = every(groups, limits)
-    if not possible:
-        return
-    middle = possible[len(possible) // 2]
-    found = neighbours(middle, limits, most=10_000)
-    assert all(limits.all_keep(one) for one in found)
-    assert [one.loss for one in found] == sorted(one.loss for one in found)
-    chosen = {tuple(map(id, one.chosen)) for one in found}
-    for one in possible:
-        changes = [
-            (now, then) for now, then in zip(middle.chosen, one.chosen, strict=True) if now is not then
-        ]
-        ups = [then.loss < now.loss for now, then in changes if then != now]
-        if len(ups) == len(changes) and (ups == [True] or sorted(ups) == [False, True]):
-            assert tuple(map(id, one.chosen)) in chosen
 
 
 def test_a_limit_that_nothing_keeps_is_named() -> None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from penjing.artifact import Artifact
 from penjing.engine import sequence as state
+from penjing.engine.continuations import Continuation, ContinuationScorer, Pair
 from penjing.engine.limits import check_fits, check_limits, check_tier, check_tokens
 from penjing.engine.memory import default_num_pages
 from penjing.engine.outputs import Completion, EngineStats, Event, FinishReason, completion_of
@@ -78,6 +79,13 @@ class Engine:
         self._sampler = Sampler(threads or usable_cores(), isa or default_isa())
         self._scorer = Scorer(
             self._runner, self._pool, self._sampler, self.config.vocab_size, max_step_tokens
+        )
+        self._continuations = ContinuationScorer(
+            self._runner,
+            self._pool,
+            self._sampler,
+            max_tokens=max_step_tokens,
+            max_rows=self._scorer.max_rows,
         )
         # Every step's logits; memory is spent on as many rows as ever were wanted at a time.
         self._logits = np.empty((max_sequences, self.config.vocab_size), np.float32)
@@ -242,6 +250,19 @@ class Engine:
             check_tokens(tokens, self.config.max_positions, self.config)
         return self._scorer.score(sequences, check_tier(tier or self._default_tier, self.artifact))
 
+    def score_continuations(self, pairs: Sequence[Pair], tier: Tier | None = None) -> list[Continuation]:
+        """How likely each (context, continuation) goes on as given, both in tokens.
+
+        Pairs beside each other whose contexts are equal, or begin alike, cost little more than one. A
+        continuation's last token is not run, so that both together may exceed the model's positions by one.
+        Raises as `score` does.
+        """
+        for context, continuation in pairs:
+            check_tokens(context, self.config.max_positions, self.config)
+            check_tokens(continuation, self.config.max_positions + 1 - len(context), self.config)
+        tier = check_tier(tier or self._default_tier, self.artifact)
+        return self._continuations.score(pairs, tier, self._root(tier))
+
     def logits(
         self, tokens: Sequence[int], tier: Tier | None = None, rows_per_step: int = 256
     ) -> Iterator[NDArray[np.float32]]:
@@ -292,7 +313,6 @@ class Engine:
         return self.tokenizer.encode(prompt, add_special=True) if isinstance(prompt, str) else prompt
 
     def _new_sequence(self, tokens: Sequence[int], sampling: Sampling, tier: Tier) -> state.Sequence:
-        kv_formats = [name for block in self.config.blocks for name in (block.key_format, block.value_format)]
         self._num_submitted += 1
         return state.Sequence(
             sequence_id=self._num_submitted,
@@ -300,9 +320,13 @@ class Engine:
             num_prompt_tokens=len(tokens),
             sampling=sampling,
             tier=tier,
-            root=root_hash(self.artifact.hash, tier, 0, kv_formats),
+            root=self._root(tier),
             answer=AnswerText(self._open_stream(tokens, sampling), sampling.stop),
         )
+
+    def _root(self, tier: Tier) -> bytes:
+        kv_formats = [name for block in self.config.blocks for name in (block.key_format, block.value_format)]
+        return root_hash(self.artifact.hash, tier, 0, kv_formats)
 
     def _open_stream(self, tokens: Sequence[int], sampling: Sampling) -> TextStream | None:
         """A decoder that starts after the prompt; None if there is no tokenizer, and no need of one."""

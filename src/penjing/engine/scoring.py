@@ -41,13 +41,13 @@ class Scorer:
         self._pool = pool
         self._sampler = sampler
         affordable = LOGITS_BYTES_PER_STEP // (4 * vocab_size)
-        self._max_rows = min(max_step_tokens, max(MIN_ROWS_PER_STEP, affordable))
+        self.max_rows = min(max_step_tokens, max(MIN_ROWS_PER_STEP, affordable))
         self.held_pages: list[int] = []
 
     def score(self, lists: Sequence[Sequence[int]], tier: Tier) -> list[NDArray[np.float32]]:
         """For each list of n tokens, float32 [n - 1]: the log-probability of each token after the first."""
         scores = [np.empty(len(tokens) - 1, np.float32) for tokens in lists]
-        for pieces, logits in self.walk([tokens[:-1] for tokens in lists], tier, self._max_rows):
+        for pieces, logits in self.walk([tokens[:-1] for tokens in lists], tier, self.max_rows):
             targets = [
                 token for piece in pieces for token in lists[piece.index][piece.start + 1 : piece.stop + 1]
             ]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from penjing.optimize.candidates import Candidate
 from penjing.optimize.certificate import broken_limits
 from penjing.optimize.costing import KV_LOSS
-from penjing.optimize.missing import SAFE, MissedBudgetError, binding_limit, nearest_limits, safe_loss
+from penjing.optimize.missing import SAFE, MissedBudgetError, names_of, nearest_limits, safe_loss
 from penjing.optimize.record import SearchRecord
 from penjing.optimize.record_parts import LimitName, Point
 from penjing.optimize.searched import missed_record, points_of
@@ -95,7 +95,7 @@ class Search:
         """
         quantity = "loss" if whatever_loss else QUANTITY[self.objective]
         found: Prediction | None = None
-        misses: list[tuple[Shape, InfeasibleError]] = []
+        misses: list[tuple[Shape, Limits, InfeasibleError]] = []
         for shape in shapes:
             for kv, kv_loss in KV_LOSS:
                 limits = self.limits(shape, kv, kv_loss)
@@ -104,7 +104,7 @@ class Search:
                 try:
                     assignment = solve(shape.groups, limits, quantity)
                 except InfeasibleError as error:
-                    misses.append((shape, error))
+                    misses.append((shape, limits, error))
                     continue
                 scale = self.gain(shape) if quantity == "loss" else 1.0
                 value = scale * float(getattr(assignment, quantity))
@@ -116,17 +116,17 @@ class Search:
             raise self.missed_by(misses)
         return found
 
-    def missed_by(self, misses: Sequence[tuple[Shape, InfeasibleError]]) -> MissedBudgetError:
+    def missed_by(self, misses: Sequence[tuple[Shape, Limits, InfeasibleError]]) -> MissedBudgetError:
         """What binds for the model as it came, and the nearest of all shapes."""
+        budget, whole_bytes = self.trials.budget, self.trials.checkpoint.tensor_bytes
         nearest: dict[LimitName, float] = {}
-        for shape, miss in misses:
-            loss = miss.nearest.get("loss")
-            found = miss.nearest | ({} if loss is None else {"loss": self.gain(shape) * loss})
-            values = nearest_limits(found, self.trials.budget, self.trials.checkpoint.tensor_bytes)
-            for name, value in values.items():
+        for shape, limits, miss in misses:
+            found = nearest_limits(miss, budget, limits, self.gain(shape), whole_bytes)
+            for name, value in found.items():
                 nearer = max if name == "throughput" else min
                 nearest[name] = nearer(value, nearest.get(name, value))
-        return MissedBudgetError(binding_limit(misses[0][1].binding, self.trials.budget), nearest)
+        _, limits, first = misses[0]
+        return MissedBudgetError(names_of(budget, limits, whole_bytes)[first.binding], nearest)
 
     def made_of(self, prediction: Prediction, method: MethodName) -> Candidate:
         """The candidate that was predicted."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from penjing.errors import InfeasibleBudgetError
 from penjing.optimize.record import SearchRecord
 from penjing.optimize.record_parts import LimitName
-from penjing.optimize.solver import Quantity
+from penjing.optimize.solver import InfeasibleError, Limits, Quantity
 from penjing.optimize.trials import Trial
 from penjing.spec import Budget
 
@@ -37,32 +37,38 @@ class MissedBudgetError(InfeasibleBudgetError):
         super().__init__(f"--{OPTIONS[binding]} binds{advice}")
 
 
-def binding_limit(quantity: Quantity, budget: Budget) -> LimitName:
-    """The limit of the budget behind one of the solver's."""
-    if quantity == "loss":
-        return "loss"
-    if quantity == "nbytes":
-        return "size" if budget.max_size is not None else "memory"
-    return "latency" if budget.max_latency == budget.max_seconds else "throughput"
+def names_of(budget: Budget, limits: Limits, original_bytes: int) -> dict[Quantity, LimitName]:
+    """The limit of the budget behind each of the solver's."""
+    by_size = budget.max_size is not None and limits.nbytes == int(budget.max_size * original_bytes)
+    by_latency = budget.max_latency is not None and budget.max_latency == budget.max_seconds
+    return {
+        "nbytes": "size" if by_size else "memory",
+        "loss": "loss",
+        "seconds": "latency" if by_latency else "throughput",
+    }
 
 
 def nearest_limits(
-    found: Mapping[Quantity, float | None], budget: Budget, original_bytes: int
+    miss: InfeasibleError, budget: Budget, limits: Limits, gain: float, original_bytes: int
 ) -> dict[LimitName, float]:
-    """Values that the solver found as a budget spells them, with room for what prediction misses.
+    """What the solver found nearest as a budget spells it, with room for what prediction misses.
 
-    found: bytes, nats a token and seconds a step; None where no assignment keeps the other limits.
+    gain: measured over predicted loss. Of two limits behind one of the solver's, both have to give.
     """
-    nearest: dict[LimitName, float] = {}
-    if (nbytes := found.get("nbytes")) is not None and budget.max_size is not None:
-        nearest["size"] = SAFE * nbytes / original_bytes
+    found, nearest = miss.nearest, dict[LimitName, float]()
+    if (nbytes := found.get("nbytes")) is not None and limits.nbytes is not None:
+        if budget.max_size is not None:
+            nearest["size"] = max(budget.max_size, SAFE * nbytes / original_bytes)
+        if names_of(budget, limits, original_bytes)["nbytes"] == "memory":
+            assert budget.max_ram is not None
+            nearest["memory"] = budget.max_ram - limits.nbytes + SAFE * nbytes
     if (seconds := found.get("seconds")) is not None:
         if budget.max_latency is not None:
             nearest["latency"] = SAFE * seconds
         if budget.min_throughput is not None:
             nearest["throughput"] = budget.streams / (SAFE * seconds)
     if (loss := found.get("loss")) is not None:
-        nearest["loss"] = math.expm1(SAFE * loss)
+        nearest["loss"] = math.expm1(SAFE * gain * loss)
     return nearest
 
 
