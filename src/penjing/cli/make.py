@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from penjing.cli.options import (
+    CandidateMethod,
     Checkpoint,
     Data,
     DtypeName,
@@ -58,8 +59,8 @@ def optimize(
         float | None, typer.Option(help="Of this machine: says what a million tokens cost.")
     ] = None,
     method: Annotated[
-        QuantizeMethod, typer.Option(help="How candidates are quantized: auto is best, search is quickest.")
-    ] = QuantizeMethod.auto,
+        CandidateMethod, typer.Option(help="How candidates are quantized: auto is best, search is quickest.")
+    ] = CandidateMethod.auto,
     train_minutes: Annotated[
         float | None,
         typer.Option(help="To train a model with fewer parameters, where that promises more than formats."),

@@ -50,6 +50,15 @@ class QuantizeMethod(StrEnum):
     auto = "auto"
 
 
+class CandidateMethod(StrEnum):
+    """How candidates of a search are quantized."""
+
+    search = "search"
+    gptq = "gptq"
+    qronos = "qronos"
+    auto = "auto"
+
+
 class ObjectiveName(StrEnum):
     """What a search is to be best at."""
 

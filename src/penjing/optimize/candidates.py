@@ -26,6 +26,9 @@ from penjing.spec import (
 )
 
 EMBEDDED = ("embedding", "head")
+# Below so many bits a weight, tuning the whole model is worth its time: at 3.7 it took three quarters of a
+# candidate's, and left 0.96 of the KL.
+TUNED_BELOW = 3.0
 
 
 @dataclass(frozen=True)
@@ -55,11 +58,14 @@ def candidate_of(
     seed: int,
 ) -> Candidate:
     """The candidate of an assignment for a checkpoint that some steps have made of its origin."""
-    recipe = Recipe(steps=(*shaping, step_of(assignment.formats, method, kv)), seed=seed)
+    bits = bits_per_weight(assignment, checkpoint.config)
+    step = step_of(assignment.formats, method, kv)
+    if bits >= TUNED_BELOW:
+        step = step.model_copy(update={"tuning_steps": 0})
+    recipe = Recipe(steps=(*shaping, step), seed=seed)
     key = hashlib.sha256(canonical_json(recipe).encode()).hexdigest()[:16]
     removed = [f"{step.fraction:.0%} pruned, " for step in shaping if isinstance(step, PruneStep)]
-    name = "".join(removed) + f"{bits_per_weight(assignment, checkpoint.config):.2f} bits"
-    return Candidate(name, key, assignment, recipe, checkpoint, origin)
+    return Candidate("".join(removed) + f"{bits:.2f} bits", key, assignment, recipe, checkpoint, origin)
 
 
 def step_of(formats: Mapping[str, WeightFormat], method: MethodName, kv: Kv) -> QuantizeStep:

@@ -260,7 +260,7 @@ class Search:
         limit = self.trials.budget.max_nll_increase
         assert limit is not None
         rounding = trial.upper_delta_nll - found.shape.loss
-        if self.method == "search" or found.shape.loss + BEST_GAIN[self.method] * rounding > limit:
+        if found.shape.loss + BEST_GAIN.get(self.method, 1.0) * rounding > limit:
             self.learn(quick, trial)
             raise MissedBudgetError("loss", self.nearest_now() | {"loss": safe_loss(trial)})
         return self.made_of(found, self.method)

@@ -26,7 +26,7 @@ from penjing.models.embedded import SEEDLING_TEXT
 from penjing.optimize.candidates import Candidate
 from penjing.optimize.certificate import issue_certificate
 from penjing.optimize.choosing import Search
-from penjing.optimize.costing import Costs
+from penjing.optimize.costing import LEFT_IN_BLOCKS, Costs
 from penjing.optimize.documents import read_parts, record_text, write_learning_text
 from penjing.optimize.evaluate import DEFAULT_TOKENS, Settings, check_enough, open_engine, windows_of
 from penjing.optimize.evaluation import Evaluation
@@ -90,6 +90,8 @@ def optimize(
     if not budget.limits_anything:
         raise SpecError("budget: limits nothing; give --max-size, --max-loss, or a limit of speed or memory")
     validate(Recipe, {"steps": [{}], "seed": seed}, "optimize")
+    if method not in ("search", *LEFT_IN_BLOCKS):
+        raise SpecError(f"method {method}: a search takes search, {', '.join(LEFT_IN_BLOCKS)}")
     if train_minutes is not None:
         validate(DistillStep, {"minutes": train_minutes}, "--train-minutes")
     out, data = Path(out), Path(data)
