@@ -20,12 +20,13 @@ from quantizers.texts import Windows, calibration_windows, evaluation_windows
 
 from penjing.measure.cost import artifact_bytes
 from penjing.models import SEEDLING, Checkpoint
-from penjing.optimize.choices import OFFERED, fixed_bytes, groups_with_choices, overrides_of
+from penjing.optimize.choices import OFFERED, fixed_bytes, overrides_of
+from penjing.optimize.costing import Costs
 from penjing.optimize.progress import silent
-from penjing.optimize.sensitivity import sensitivity
+from penjing.optimize.sensitivity import Sensitivity, sensitivity
 from penjing.optimize.solver import Assignment, Limits, solve
 from penjing.quantize.assignment import label
-from penjing.spec import MethodName, WeightFormat, WeightFormatName
+from penjing.spec import Budget, MethodName, WeightFormat, WeightFormatName
 
 UNIFORM: dict[int, WeightFormatName] = {2: "table2", 3: "table3", 4: "table4"}
 EMBEDDING = WeightFormat(name="int8")
@@ -53,7 +54,7 @@ def main() -> None:
     chosen = {}
     for bits in options.bits:
         weights = WeightFormat(name=UNIFORM[bits])
-        chosen[bits] = mixture(checkpoint, losses, weights)
+        chosen[bits] = mixture(checkpoint, losses, weights, options.method)
         steps = {
             label(weights): step_of(options.method, weights, ()),
             f"mixed, as {label(weights)}": step_of(
@@ -78,16 +79,18 @@ def main() -> None:
             print(f"  {name}: {label(format)}")
 
 
-def mixture(checkpoint: Checkpoint, losses: dict[str, dict[str, float]], weights: WeightFormat) -> Assignment:
+def mixture(
+    checkpoint: Checkpoint, losses: Sensitivity, weights: WeightFormat, method: MethodName
+) -> Assignment:
     """The assignment of least predicted loss that is no larger than the uniform model."""
     config, own = checkpoint.config, checkpoint.formats
     limits = Limits(
         nbytes=artifact_bytes(config, weights, EMBEDDING, own), fixed_bytes=fixed_bytes(config, own)
     )
-    return solve(groups_with_choices(config, losses, own=own), limits, "loss")
+    return solve(Costs(checkpoint, checkpoint, Budget(), losses, None, method).groups(), limits, "loss")
 
 
-def uniform_loss(losses: dict[str, dict[str, float]], weights: WeightFormat) -> float:
+def uniform_loss(losses: Sensitivity, weights: WeightFormat) -> float:
     """What is predicted for a uniform model: groups add up."""
     blocks = sum(each[label(weights)] for name, each in losses.items() if name.startswith("blocks."))
     nearest = WeightFormat(name="int8", group_size=128)  # offered; a grain coarser than the recipe's
