@@ -14,7 +14,7 @@ from penjing.report.words import LANGUAGES, PHRASES, words
 SOURCES = [path.read_text() for path in (Path(penjing.__file__).parent / "report").glob("*.py")]
 PREFIXES = (
     *("status", "seal", "kind", "time", "unit", "bound", "regime", "objective", "limit", "claim", "footer"),
-    "sides",
+    *("sides", "stage"),
 )
 
 

@@ -8,7 +8,7 @@ from penjing.optimize.record import SearchRecord
 from penjing.optimize.record_parts import Figures, Layer, Point
 from penjing.report import numbers
 from penjing.report.frontier import rise as rise_of
-from penjing.report.words import Words
+from penjing.report.words import Words, known
 
 POINT_HEAD = (
     "name",
@@ -112,7 +112,9 @@ def small_print(record: SearchRecord, say: Words) -> Iterator[tuple[str, str]]:
         yield say("measured.seed"), str(certificate.seed)
         yield say("measured.issued"), certificate.issued_at
     if record.stages:
-        spent = ", ".join(f"{stage.name} {numbers.seconds(stage.seconds)}" for stage in record.stages)
+        spent = ", ".join(
+            f"{known(say, 'stage', stage.name)} {numbers.seconds(stage.seconds)}" for stage in record.stages
+        )
         yield say("measured.stages"), spent
 
 

@@ -308,6 +308,11 @@ PHRASES: dict[str, Phrase] = {
     "measured.versions": Phrase("Versions", "版本"),
     "measured.seed": Phrase("Seed", "种子"),
     "measured.issued": Phrase("Certified", "证书日期"),
+    "stage.scores": Phrase("loss by group", "各组损失"),
+    "stage.removal": Phrase("removal", "裁剪"),
+    "stage.training": Phrase("training", "训练"),
+    "stage.candidates": Phrase("candidates", "候选"),
+    "stage.claim": Phrase("claim", "求证"),
     "measured.stages": Phrase("Time of the search", "搜索用时"),
     "footer.infeasible": Phrase(
         "Every number on this page is from the record of the search.", "本页所有数字都来自搜索的记录。"
