@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 
-import numpy as np
 import pytest
 
 from penjing.data.documents import Document
-from penjing.data.splits import DEFAULT_SHARES, folds_of, split_indices, split_of
-from penjing.errors import DataError, EmptyDataError
+from penjing.data.splits import DEFAULT_SHARES, folds_of, split_of
+from penjing.errors import DataError
 
 GROUPS = [f"text {i}" for i in range(1000)]
 
@@ -45,18 +44,6 @@ def test_a_zero_share_receives_nothing() -> None:
 def test_shares_must_add_up(shares: dict[str, float]) -> None:
     with pytest.raises(DataError, match="add up to 1"):
         split_of("group", shares)
-
-
-def test_split_indices_are_disjoint_by_group_and_complete() -> None:
-    groups = [f"text {i // 3}" for i in range(300)]
-    splits = split_indices(groups, seed=5)
-    assert list(splits) == list(DEFAULT_SHARES)
-    assert sorted(np.concatenate(list(splits.values())).tolist()) == list(range(300))
-    for name, indices in splits.items():
-        assert {split_of(groups[i], seed=5) for i in indices} == {name}
-    assert split_indices(groups, {"all": 1.0, "none": 0.0})["none"].tolist() == []
-    with pytest.raises(EmptyDataError, match="2 documents leave nothing for"):
-        split_indices(["a", "b", "a"])
 
 
 def test_folds_keep_groups_whole_and_differ_by_one_group_at_most() -> None:

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from penjing.artifact.config import ModelConfig, expected_tensors
-from penjing.errors import SpecError
 from penjing.models import SEEDLING, Checkpoint
 from penjing.models.shapes import find_shape
 from penjing.optimize.choices import (
     OFFERED,
     block_of,
-    bytes_of,
     fixed_bytes,
     groups_of,
     groups_with_choices,
@@ -76,8 +72,12 @@ def test_bytes_are_those_of_the_artifact(tmp_path: Path) -> None:
     mixed["blocks.2.down"] = KEEP
     step = QuantizeStep(overrides=overrides_of(mixed.items()), method="range")
     artifact = quantize_checkpoint(checkpoint, tmp_path / "tray", Recipe(steps=(step,)))
-    predicted = fixed_bytes(config, own) + sum(bytes_of(config, g, f, own) for g, f in mixed.items())
-    assert artifact.tensor_bytes == predicted
+    losses = {name: {label(INT8): 0.0, label(INT4): 0.0} for name in mixed}
+    groups = groups_with_choices(config, losses, (INT4, INT8, KEEP), own=own)
+    sizes = [
+        choice.nbytes for group in groups for choice in group.choices if choice.format == mixed[group.name]
+    ]
+    assert artifact.tensor_bytes == fixed_bytes(config, own) + sum(sizes)
 
 
 def test_choices_have_their_sizes_times_and_losses() -> None:
@@ -88,7 +88,4 @@ def test_choices_have_their_sizes_times_and_losses() -> None:
     )
     assert [choice.format for choice in groups[1].choices] == [INT4, KEEP]  # INT8 has no prediction
     assert [choice.loss for choice in groups[1].choices] == [0.5, 0.0]
-    assert groups[1].choices[0].nbytes == bytes_of(config, groups[1].name, INT4)
     assert groups[1].choices[0].seconds == len(groups[1].name) + 64
-    with pytest.raises(SpecError, match="no group 'blocks'"):
-        bytes_of(config, "blocks", INT4)

@@ -15,7 +15,7 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from penjing.errors import DataError, EmptyDataError
+from penjing.errors import DataError
 
 DEFAULT_SHARES: Mapping[str, float] = MappingProxyType(
     {"calibrate": 0.4, "tune": 0.2, "stop": 0.1, "report": 0.3}
@@ -47,23 +47,6 @@ def check_shares(shares: Mapping[str, float]) -> None:
 def seeded_digest(group: str, seed: int) -> bytes:
     """32 bytes that depend on the group and the seed only."""
     return hashlib.sha256(f"{seed}:{group}".encode("utf-8", "surrogatepass")).digest()
-
-
-def split_indices(
-    groups: Sequence[str], shares: Mapping[str, float] = DEFAULT_SHARES, seed: int = 0
-) -> dict[str, NDArray[np.int64]]:
-    """For each split the indices into `groups` of its examples, int64, ascending; disjoint by group.
-
-    Raises EmptyDataError when a split with a share would have no example, DataError for wrong shares.
-    """
-    names = np.array([split_of(group, shares, seed) for group in groups])
-    splits = {name: np.flatnonzero(names == name) for name in shares}
-    empty = [name for name, indices in splits.items() if shares[name] > 0 and not len(indices)]
-    if empty:
-        raise EmptyDataError(
-            f"{len(set(groups))} documents leave nothing for {', '.join(empty)}: give more, or another seed"
-        )
-    return splits
 
 
 def folds_of(groups: Sequence[str], num_folds: int, seed: int = 0) -> NDArray[np.int64]:

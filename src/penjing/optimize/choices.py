@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from penjing.artifact import ModelConfig
 from penjing.artifact.config import expected_tensors
 from penjing.artifact.layout import ALIGNMENT
-from penjing.errors import SpecError
 from penjing.measure.cost import tensor_bytes_in
 from penjing.quantize.assignment import FUSED, KEEP, label
 from penjing.spec import FloatFormat, GroupSize, Override, WeightFormat, WeightFormatName
@@ -73,24 +72,6 @@ def group_name(matrix: str) -> str:
     if ".experts." in prefix:
         prefix = prefix.rpartition(".")[0]
     return f"{prefix}.{fused}" if prefix else fused
-
-
-def bytes_of(
-    config: ModelConfig,
-    group: str,
-    format: WeightFormat,
-    own: Mapping[str, FloatFormat] | None = None,
-) -> int:
-    """Bytes of a group's matrices in a format, by docs/artifact.md.
-
-    own: the checkpoint's format of each matrix; fp32 for those that are not named. Raises SpecError for a
-    group that the model does not have.
-    """
-    matrices = dict(groups_of(config)).get(group)
-    if matrices is None:
-        raise SpecError(f"the model has no group {group!r}; groups look like blocks.0.query+key+value")
-    roles = expected_tensors(config)
-    return sum(tensor_bytes_in(roles[name], format, (own or {}).get(name, "fp32")) for name in matrices)
 
 
 def fixed_bytes(config: ModelConfig, own: Mapping[str, FloatFormat] | None = None) -> int:

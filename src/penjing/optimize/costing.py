@@ -18,7 +18,7 @@ from penjing.optimize.choices import (
 )
 from penjing.optimize.load import OUTPUT_TOKENS, PROMPT_TOKENS
 from penjing.optimize.predict import Predicted, predict, seconds_of
-from penjing.optimize.solver import Assignment, Limits
+from penjing.optimize.solver import Limits
 from penjing.spec import Budget, Kv, KvFormats, MethodName, WeightFormat
 
 LIKELY_SIZE = 0.5  # of the checkpoint, where no limit says more: whether weights stay in the caches
@@ -123,15 +123,6 @@ class Costs:
             streams=self.budget.streams,
             own=self.checkpoint.formats,
         )
-
-    def predicted_of(self, assignment: Assignment, kv: Kv) -> Predicted | None:
-        """An assignment's, where there is a table to predict it by."""
-        if self.table is None:
-            return None
-        formats = {
-            name: assignment.formats[group.name] for group in assignment.groups for name in group.matrices
-        }
-        return self.predicted(formats, kv)
 
 
 def spelt_out(kv: Kv) -> KvFormats:
