@@ -18,6 +18,7 @@ from penjing.optimize.searched import missed_record, points_of
 from penjing.optimize.shapes import FRACTIONS, LEFT, Shape, settled, trained, without_channels
 from penjing.optimize.solver import Assignment, InfeasibleError, Limits, Quantity, frontier, solve
 from penjing.optimize.trials import Trial, Trials
+from penjing.quantize.assignment import label
 from penjing.spec import Kv, MethodName, Objective
 
 BUILDS, MOST_BUILDS = 4, 8  # of candidates; more only where none keeps the budget
@@ -27,6 +28,7 @@ AIM = 0.95  # of the limit of loss, so that a measurement's noise does not break
 LEAST_GAIN = 0.02  # a bound below so much of the KL is luck
 WORTH = 0.01  # of the objective: by less, keys and values are not made narrower, nor units removed
 BEST_GAIN = {"gptq": 0.15, "qronos": 0.15, "auto": 0.08}  # of `search`'s loss, the least that was ever left
+UNSURE = 1.3  # times what a calibrated method should leave, where a budget is named that would be kept
 QUANTITY: dict[Objective, Quantity] = {
     "size": "nbytes",
     "loss": "loss",
@@ -138,8 +140,12 @@ class Search:
         return next(shape for shape in self.shapes if shape.checkpoint is candidate.checkpoint)
 
     def learn(self, candidate: Candidate, trial: Trial) -> None:
-        """Measured loss corrects predicted loss. The bound counts, not the mean: it is what has a limit."""
+        """Keep what was measured, and correct predictions by it."""
         self.tried.append((candidate, trial))
+        self.correct(candidate, trial)
+
+    def correct(self, candidate: Candidate, trial: Trial) -> None:
+        """Measured loss corrects predicted loss. The bound counts, not the mean: it is what has a limit."""
         shape = self.shape_of(candidate)
         predicted = candidate.assignment.loss - shape.loss / self.gain(shape)
         measured = max(trial.upper_delta_nll - shape.loss, LEAST_GAIN * trial.mean_kl)
@@ -261,9 +267,24 @@ class Search:
         assert limit is not None
         rounding = trial.upper_delta_nll - found.shape.loss
         if found.shape.loss + BEST_GAIN.get(self.method, 1.0) * rounding > limit:
-            self.learn(quick, trial)
-            raise MissedBudgetError("loss", self.nearest_now() | {"loss": safe_loss(trial)})
+            self.tried.append((quick, trial))
+            expected = self.expected(quick, trial)
+            self.correct(quick, expected)
+            raise MissedBudgetError("loss", self.nearest_now() | {"loss": safe_loss(expected)})
         return self.made_of(found, self.method)
+
+    def expected(self, quick: Candidate, trial: Trial) -> Trial:
+        """What the search's own method should make of a candidate that was quantized by weights alone."""
+        if self.method == "search":
+            return trial
+        shape = self.shape_of(quick)
+        plain = sum(shape.costs.losses[group][label(one)] for group, one in quick.assignment.formats.items())
+        left = UNSURE * (quick.assignment.loss - shape.loss / self.gain(shape)) / plain
+        losses = {
+            name: shape.loss + left * (getattr(trial, name) - shape.loss)
+            for name in ("mean_delta_nll", "upper_delta_nll")
+        }
+        return trial.model_copy(update=losses)
 
     def nearest_now(self) -> dict[LimitName, float]:
         """What could be kept of each limit, by what has been learned."""

@@ -53,7 +53,7 @@ def sensitivity(
         with output_errors(directory):
             directory.mkdir(parents=True, exist_ok=True)
         module = import_module("penjing.quantize.rounding_losses")  # loads torch
-        with TemporaryDirectory(dir=directory) as scratch:
+        with TemporaryDirectory(dir=directory) as scratch, module.threads_for(checkpoint.config):
             predicted = module.RoundingLosses(
                 checkpoint.config, checkpoint.read, tokens, draws=DRAWS, seed=seed, directory=Path(scratch)
             )
