@@ -171,7 +171,6 @@ class Trials:
                 origin=candidate.origin,
                 resume=step.needs_data,
                 threads=self.settings.threads,
-                say=self.say,
                 progress=self.progress,
             )
             if not step.needs_data:  # others have a gate of their own
