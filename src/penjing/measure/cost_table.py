@@ -24,7 +24,7 @@ from penjing.measure.row_times import measure_memory, measure_rows
 from penjing.measure.times import AttentionPair, Memory, ProductTimes, RowTimes
 from penjing.spec import KvFormats, Spec, canonical_json
 
-TABLE_VERSION = 2  # of what is measured, and how
+TABLE_VERSION = 3  # of what is measured, and how
 QUIET_SHARE = 0.85  # of a processor's time that a thread must get for its timings to be kept
 S = TypeVar("S", bound=Spec)
 

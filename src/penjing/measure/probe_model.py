@@ -154,12 +154,12 @@ def probe_block(shape: ProbeShape, stored: Stored, kv: KvFormat) -> _core.Block:
     )
 
 
-def step_of(model: _core.Model, rows: int) -> Callable[[], None]:
-    """A step of so many sequences of one token at position 0, one of which wants its logits."""
-    token, none = np.zeros(1, np.int32), np.zeros(0, np.int32)
+def step_of(model: _core.Model, rows: int, tokens: int = 1) -> Callable[[], None]:
+    """A step of sequences of so many tokens each (at most a page), one of which wants its logits."""
+    ids, none = np.zeros(tokens, np.int32), np.zeros(0, np.int32)
     sequences = [
-        _core.Sequence(token, 0, np.array([index], np.int32), none if index else token, "best", None)
-        for index in range(rows)
+        _core.Sequence(ids, 0, np.array([index], np.int32), none if index else ids[:1], "best", None)
+        for index in range(rows // tokens)
     ]
     logits = np.empty((1, 64), np.float32)
     return lambda: model.step(sequences, logits)

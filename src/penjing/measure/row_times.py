@@ -11,7 +11,7 @@ import numpy as np
 
 from penjing.kernels import _core
 from penjing.measure.attention_times import measure_attention
-from penjing.measure.probe_model import ProbeShape, Stored, probe_model, step_of
+from penjing.measure.probe_model import PAGE_TOKENS, ProbeShape, Stored, probe_model, step_of
 from penjing.measure.step_cost import exchanged_floats, probe_loops, probe_products, probe_rest, widths_of
 from penjing.measure.stopwatch import best_seconds, clock_of, less
 from penjing.measure.times import Memory, RowTimes
@@ -25,7 +25,8 @@ EXCHANGING = (
 )
 SMALL = ProbeShape(hidden=512, inner=1536, heads=4, kv_heads=1, head_dim=128, blocks=1)
 SIZE_BYTES = tuple(megabytes << 20 for megabytes in (2, 4, 8, 12, 16, 24, 32, 48, 112))  # around all caches
-SHARED_ROWS, WAKES, ASLEEP_SECONDS = 64, 25, 2e-4
+SHARED_ROWS, WAKES = 64, 25
+ASLEEP_SECONDS = 4e-5  # what an engine does between steps, about
 ROW_FLOATS, ROW_COUNT = 2048, 64
 PASSES = 3
 
@@ -76,35 +77,43 @@ def measure_overheads(threads: int, isa: str) -> dict[str, float]:
 def measure_sharing(threads: int, isa: str, rest: RowTimes) -> dict[str, Any]:
     """What sharing costs: models on all threads, beside what they take on one.
 
-    With one row, that threads meet. With many, that each reads what others have just written, by the float.
+    With one row, that threads meet. With many, that each reads what others have just written, by the float:
+    of many sequences, or of a prompt.
     """
     if threads == 1:
         return {}
     stored = Stored("int8", 64)
 
-    def excess(shape: ProbeShape, rows: int, times: RowTimes) -> float:
+    def excess(shape: ProbeShape, rows: int, times: RowTimes, tokens: int = 1) -> float:
         steps = {
-            count: step_of(probe_model(shape, stored, count, isa, rows=rows), rows) for count in (1, threads)
+            count: step_of(probe_model(shape, stored, count, isa, rows=rows), rows, tokens)
+            for count in (1, threads)
         }
         passes = [
             [best_seconds(step, clock=clock_of(count)) for count, step in steps.items()]
             for _ in range(PASSES)
         ]
         alone, together = (min(seconds) for seconds in zip(*passes, strict=True))
-        work = (alone - probe_rest(shape, rows, rest, 1)) / probe_products(shape, rows, 1)
-        shared = work * probe_products(shape, rows, threads) / threads
+        part = probe_products(shape, rows, threads) / (threads * probe_products(shape, 1, 1))
+        shared = part * (alone - probe_rest(shape, rows, rest, 1))  # one thread may run them in chunks
         spent: float = together - shared - probe_rest(shape, rows, times, threads)
         return max(spent, 0.0)
 
     met = rest.model_copy(update={"loop_seconds": excess(SMALL, 1, rest) / probe_loops(SMALL, 1, threads)})
-    exchange = [
-        excess(shape, SHARED_ROWS, met) / (SHARED_ROWS * shape.blocks * exchanged_floats(widths_of(shape)))
-        for shape in EXCHANGING
-    ]
+
+    def exchange(tokens: int) -> tuple[float, ...]:
+        found = [
+            excess(shape, SHARED_ROWS, met, tokens)
+            / (SHARED_ROWS * shape.blocks * exchanged_floats(widths_of(shape)))
+            for shape in EXCHANGING
+        ]
+        return tuple(np.minimum.accumulate(found).tolist())  # wide products hide it
+
     return {
         "loop_seconds": met.loop_seconds,
         "exchange_widths": tuple(shape.hidden for shape in EXCHANGING),
-        "exchange": tuple(np.minimum.accumulate(exchange).tolist()),  # wide products hide it
+        "exchange": exchange(1),
+        "exchange_of_prompt": exchange(PAGE_TOKENS),
         "wake_seconds": measure_wake(threads, isa),
     }
 

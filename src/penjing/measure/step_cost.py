@@ -66,8 +66,19 @@ def feed_forward_products(widths: Widths, rows: int, threads: int) -> dict[str, 
     }
 
 
-def rest_of_block(widths: Widths, rows: int, times: RowTimes, threads: int, quantizes: bool = True) -> float:
-    """Seconds of a block outside products and attention: norms, rotation, quantization, gating, meeting."""
+def rest_of_block(
+    widths: Widths,
+    rows: int,
+    times: RowTimes,
+    threads: int,
+    quantizes: bool = True,
+    *,
+    is_prompt: bool = False,
+) -> float:
+    """Seconds of a block outside products and attention: norms, rotation, quantization, gating, meeting.
+
+    is_prompt: whether rows are successive tokens, and not each of another sequence.
+    """
     hidden, query, key, inner = widths
     quantize = times.quantize if quantizes else 0.0
     parts = [  # floats of a row, seconds a float, and whether shared by columns
@@ -90,7 +101,7 @@ def rest_of_block(widths: Widths, rows: int, times: RowTimes, threads: int, quan
     shares = attention_products(widths, rows, threads) | feed_forward_products(widths, rows, threads)
     loops = sum(found.share.loops for found in shares.values())
     exchanged = rows * exchanged_floats(widths) * loops / len(shares)
-    return total + times.loop_seconds * loops + times.exchange_of(hidden) * exchanged
+    return total + times.loop_seconds * loops + times.exchange_of(hidden, is_prompt) * exchanged
 
 
 def exchanged_floats(widths: Widths) -> int:
@@ -132,7 +143,13 @@ def probe_loops(shape: ProbeShape, rows: int, threads: int) -> int:
     return max(1, shape.blocks * sum(part.share.loops for part in found.values()))
 
 
-def probe_rest(shape: ProbeShape, rows: int, times: RowTimes, threads: int, quantizes: bool = True) -> float:
+def probe_rest(
+    shape: ProbeShape,
+    rows: int,
+    times: RowTimes,
+    threads: int,
+    quantizes: bool = True,
+) -> float:
     """Seconds of a probe's step outside products; its attention is that of tokens that see themselves."""
     block = rest_of_block(widths_of(shape), rows, times, threads, quantizes)
     attention = rows * shape.kv_heads * times.tile_seconds

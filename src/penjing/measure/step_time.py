@@ -117,7 +117,9 @@ class StepTimer:
             for name, found in feed_forward_products(widths, rows, threads).items():
                 matrix = prefix + name.partition("+")[0]
                 seconds[name] = self.product_seconds(matrix, found, rows, coldness)
-            seconds["rest"] = rest_of_block(widths, rows, self.table.rows, threads, first.is_integer)
+            seconds["rest"] = rest_of_block(
+                widths, rows, self.table.rows, threads, first.is_integer, is_prompt=load.tokens > 1
+            )
             if self.config.qk_norm:
                 each = (widths.query + widths.key) * self.table.rows.norm
                 seconds["rest"] += each * rows / threads

@@ -13,8 +13,8 @@ class RowTimes(Spec):
 
     tile_seconds: of the attention of a token that sees itself alone, over one KV head. loop_seconds: of
     threads that meet for shared work; exchange: of a float that one has written and another reads, by the
-    width of the hidden state;
-    wake_seconds: that a step takes longer when its threads have gone to sleep.
+    width of the hidden state, and exchange_of_prompt where rows are successive tokens; wake_seconds:
+    that a step takes longer when its threads have gone to sleep.
     step_seconds, block_seconds: of a step and a block that no size explains, with one row; step_row_seconds,
     block_row_seconds: for each further row.
     """
@@ -31,11 +31,13 @@ class RowTimes(Spec):
     loop_seconds: float = 0.0
     exchange_widths: tuple[int, ...] = (1,)
     exchange: tuple[float, ...] = (0.0,)
+    exchange_of_prompt: tuple[float, ...] = (0.0,)
     wake_seconds: float = 0.0
 
-    def exchange_of(self, hidden: int) -> float:
+    def exchange_of(self, hidden: int, is_prompt: bool) -> float:
         """Between the widths measured, over their logarithm; flat beyond the ends."""
-        return float(np.interp(np.log(hidden), np.log(self.exchange_widths), self.exchange))
+        seconds = self.exchange_of_prompt if is_prompt else self.exchange
+        return float(np.interp(np.log(hidden), np.log(self.exchange_widths), seconds))
 
 
 class Memory(Spec):
