@@ -28,7 +28,7 @@ SIZE_BYTES = tuple(megabytes << 20 for megabytes in (2, 4, 8, 12, 16, 24, 32, 48
 SHARED_ROWS, WAKES = 64, 25
 ASLEEP_SECONDS = 4e-5  # what an engine does between steps, about
 ROW_FLOATS, ROW_COUNT = 2048, 64
-PASSES = 3
+PASSES, APART_SECONDS = 6, 0.03  # processors pass lines slowly now and then, for a while
 
 
 def measure_rows(threads: int, isa: str) -> RowTimes:
@@ -89,10 +89,10 @@ def measure_sharing(threads: int, isa: str, rest: RowTimes) -> dict[str, Any]:
             count: step_of(probe_model(shape, stored, count, isa, rows=rows), rows, tokens)
             for count in (1, threads)
         }
-        passes = [
-            [best_seconds(step, clock=clock_of(count)) for count, step in steps.items()]
-            for _ in range(PASSES)
-        ]
+        passes = []
+        for _ in range(PASSES):
+            passes.append([best_seconds(step, clock=clock_of(count)) for count, step in steps.items()])
+            time.sleep(APART_SECONDS)
         alone, together = (min(seconds) for seconds in zip(*passes, strict=True))
         part = probe_products(shape, rows, threads) / (threads * probe_products(shape, 1, 1))
         shared = part * (alone - probe_rest(shape, rows, rest, 1))  # one thread may run them in chunks
