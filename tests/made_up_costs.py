@@ -25,6 +25,7 @@ ROW_TIMES = RowTimes(
     loop_seconds=1e-6,
     exchange_widths=(256, 2048),
     exchange=(7e-10, 0.0),
+    exchange_of_prompt=(2e-10, 0.0),
     wake_seconds=2e-5,
 )
 KEY = TableKey(cpu_model="paper", isa="avx512", threads=2, core="0" * 64)

@@ -72,7 +72,7 @@ def test_parts_share_no_text(checkpoint: Path, own_text: Path, tmp_path: Path) -
     assert 16 <= len(choose) + len(claim) < 120  # the rest is to learn from
     assert not {tuple(document) for document in choose} & {tuple(document) for document in claim}
     limited = read_parts(doubled, tokenizer, 3000, seed=0)
-    assert [sum(map(len, part)) for part in limited] == [1500, 1500]
+    assert [sum(map(len, part)) for part in limited[:2]] == [1500, 1500]
     assert limited != read_parts(doubled, tokenizer, 3000, seed=1)
 
 
