@@ -22,7 +22,7 @@ from penjing.optimize import choosing
 from penjing.optimize import search as search_module
 from penjing.optimize.certificate import verify_certificate
 from penjing.optimize.missing import MissedBudgetError, spoken
-from penjing.optimize.progress import Progress
+from penjing.optimize.progress import Progress, Say, silent
 from penjing.optimize.record import read_record
 from penjing.optimize.reference import reference_artifact
 from penjing.optimize.search import Optimized, optimize
@@ -30,18 +30,28 @@ from penjing.optimize.trials import Trials
 from penjing.spec import Budget, DistillStep
 
 
-def run(checkpoint: Path, out: Path, text: Path, **options: object) -> Optimized:
-    force = bool(options.pop("force", False))
+def run(
+    checkpoint: Path,
+    out: Path,
+    text: Path,
+    *,
+    force: bool = False,
+    train_minutes: float | None = None,
+    say: Say = silent,
+    **limits: object,
+) -> Optimized:
     return optimize(
         checkpoint,
         out,
-        Budget.model_validate(options),
+        Budget.model_validate(limits),
         text,
         method="search",
+        train_minutes=train_minutes,
         tokens=None,
         threads=1,
         force=force,
         speed=False,
+        say=say,
     )
 
 
@@ -168,17 +178,7 @@ def test_what_formats_cannot_keep_fewer_parameters_can(
     checkpoint: Path, own_text: Path, tmp_path: Path
 ) -> None:
     lines = list[str]()
-    result = optimize(
-        checkpoint,
-        tmp_path / "tray",
-        Budget(max_size=0.08),
-        own_text,
-        method="search",
-        tokens=None,
-        threads=1,
-        speed=False,
-        say=lines.append,
-    )
+    result = run(checkpoint, tmp_path / "tray", own_text, max_size=0.08, say=lines.append)
     artifact = Artifact.open(tmp_path / "tray")
     before = Artifact.open(reference_artifact(Checkpoint.open(checkpoint))).config
     assert artifact.config.blocks[0].intermediate_size < before.blocks[0].intermediate_size
@@ -195,18 +195,8 @@ def test_what_was_pruned_is_trained_where_there_is_time(
 ) -> None:
     monkeypatch.setattr("penjing.optimize.shapes.DistillStep", brief)
     lines = list[str]()
-    result = optimize(
-        checkpoint,
-        tmp_path / "tray",
-        Budget(max_size=0.08, max_loss=50),
-        own_text,
-        method="search",
-        train_minutes=1,
-        tokens=None,
-        threads=1,
-        speed=False,
-        say=lines.append,
-    )
+    limits = {"max_size": 0.08, "max_loss": 50}
+    result = run(checkpoint, tmp_path / "tray", own_text, train_minutes=1, say=lines.append, **limits)
     recipe = Artifact.open(tmp_path / "tray").manifest.provenance.recipe
     assert [step.step for step in recipe.steps] == ["prune", "distill", "quantize"]
     assert result.certificate.measured.size_ratio <= 0.08
@@ -254,17 +244,7 @@ def test_stopped_by_hand_the_best_so_far_is_published(
     monkeypatch.setattr(Trials, "measure", stop_at_the_second)
     monkeypatch.setattr(choosing, "ENOUGH", 2.0)
     monkeypatch.setattr(choosing, "AIM", 0.2)
-    result = optimize(
-        checkpoint,
-        tmp_path / "tray",
-        Budget(max_loss=0.05),
-        own_text,
-        method="search",
-        tokens=None,
-        threads=1,
-        speed=False,
-        say=lines.append,
-    )
+    result = run(checkpoint, tmp_path / "tray", own_text, max_loss=0.05, say=lines.append)
     assert any("stopped: the best candidate so far" in line for line in lines)
     assert verify_certificate(tmp_path / "tray").certificate == result.certificate
 

@@ -143,13 +143,7 @@ def probe_loops(shape: ProbeShape, rows: int, threads: int) -> int:
     return max(1, shape.blocks * sum(part.share.loops for part in found.values()))
 
 
-def probe_rest(
-    shape: ProbeShape,
-    rows: int,
-    times: RowTimes,
-    threads: int,
-    quantizes: bool = True,
-) -> float:
+def probe_rest(shape: ProbeShape, rows: int, times: RowTimes, threads: int, quantizes: bool = True) -> float:
     """Seconds of a probe's step outside products; its attention is that of tokens that see themselves."""
     block = rest_of_block(widths_of(shape), rows, times, threads, quantizes)
     attention = rows * shape.kv_heads * times.tile_seconds

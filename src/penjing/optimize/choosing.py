@@ -147,9 +147,13 @@ class Search:
     def correct(self, candidate: Candidate, trial: Trial) -> None:
         """Measured loss corrects predicted loss. The bound counts, not the mean: it is what has a limit."""
         shape = self.shape_of(candidate)
-        predicted = candidate.assignment.loss - shape.loss / self.gain(shape)
         measured = max(trial.upper_delta_nll - shape.loss, LEAST_GAIN * trial.mean_kl)
-        self.gains[shape] = measured / predicted
+        self.gains[shape] = measured / self.predicted_rounding(candidate)
+
+    def predicted_rounding(self, candidate: Candidate) -> float:
+        """What a candidate's formats alone should lose, before any correction."""
+        shape = self.shape_of(candidate)
+        return candidate.assignment.loss - shape.loss / self.gain(shape)
 
     def widen(self) -> None:
         """Add a shape with fewer parameters where, by a guess, the best candidate is one of it."""
@@ -279,7 +283,7 @@ class Search:
             return trial
         shape = self.shape_of(quick)
         plain = sum(shape.costs.losses[group][label(one)] for group, one in quick.assignment.formats.items())
-        left = UNSURE * (quick.assignment.loss - shape.loss / self.gain(shape)) / plain
+        left = UNSURE * self.predicted_rounding(quick) / plain
         losses = {
             name: shape.loss + left * (getattr(trial, name) - shape.loss)
             for name in ("mean_delta_nll", "upper_delta_nll")

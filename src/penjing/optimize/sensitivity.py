@@ -24,6 +24,9 @@ from penjing.spec import WeightFormat, canonical_json
 
 VERSION = 1  # of how losses are predicted; another one begins again
 DRAWS = 4  # of labels a sequence: a pass back costs little beside the products of all formats
+# Hidden elements, below which one thread computes: products are small, two would mostly wait for each other,
+# and on a busy machine each wait is as long as what the other processor does meanwhile.
+SMALL = 1024
 Sensitivity = dict[str, dict[str, float]]  # by group and format label: nats of KL a token
 
 
@@ -53,7 +56,9 @@ def sensitivity(
         with output_errors(directory):
             directory.mkdir(parents=True, exist_ok=True)
         module = import_module("penjing.quantize.rounding_losses")  # loads torch
-        with TemporaryDirectory(dir=directory) as scratch, module.threads_for(checkpoint.config):
+        shaping = import_module("penjing.optimize.shaping")
+        threads = 1 if checkpoint.config.hidden_size < SMALL else None
+        with TemporaryDirectory(dir=directory) as scratch, shaping.torch_threads(threads):
             predicted = module.RoundingLosses(
                 checkpoint.config, checkpoint.read, tokens, draws=DRAWS, seed=seed, directory=Path(scratch)
             )

@@ -14,7 +14,6 @@ experts cost more than is predicted.
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -37,7 +36,6 @@ Read = Callable[[str], NDArray[Any]]
 Done = Callable[[int, int], None]
 Sums = NDArray[np.float64]  # of g . d over each sequence, [sequences, draws]
 STATES = "block-inputs.npy"
-SMALL = 1024  # hidden elements
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,19 +63,6 @@ class Recorder:
         self.outputs.append(outputs)
         bias = weights.get(f"{name}_bias")
         return outputs if bias is None else outputs + bias
-
-
-@contextmanager
-def threads_for(config: ModelConfig) -> Iterator[None]:
-    """One thread where products are small: two would mostly wait for each other, and on a busy machine each
-    wait is as long as what the other processor does meanwhile.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1 if config.hidden_size < SMALL else before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 class RoundingLosses:
