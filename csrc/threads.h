@@ -39,27 +39,37 @@ class ThreadPool {
 
   void run_shared(int64_t tasks, const void* context, Call call);
   void take_tasks(int thread);
+  void close_and_wait();
   void work(int thread);
-  void wait_for_loop(uint64_t last_seen);
+  bool wait_for_loop(uint64_t last_seen);
+  bool join_loop(uint64_t& number);
+  void leave_loop();
+  void find_processors();
+  void place_workers();
   void stop();
 
   std::vector<std::thread> workers_;
   int spins_;  // looks at an atomic before going to sleep
+  std::vector<int> processors_;  // that the caller may use; first the one it was on when workers were placed
+  int callers_processor_ = -1;
 
-  // The loop being shared. Written by the caller while no worker is inside.
+  // The loop being shared, in one cache line: what a worker reads when it comes. `loop_` is the loop's number,
+  // whether workers may still join, and how many are inside; the rest is written while nobody is.
+  alignas(64) std::atomic<uint64_t> loop_{0};
   int64_t tasks_ = 0;
   const void* context_ = nullptr;
   Call call_ = nullptr;
-  std::atomic<int64_t> next_task_{0};
-  std::exception_ptr failure_;
 
-  std::mutex mutex_;
+  alignas(64) std::atomic<int64_t> next_task_{0};
+
+  // For those who have waited long enough to sleep. Each says so first and then looks again; who has something
+  // to tell does it first and then looks who sleeps. So nobody locks while everybody is awake.
+  alignas(64) std::mutex mutex_;
   std::condition_variable wake_, done_;
-  std::atomic<uint64_t> loops_{0};  // loops begun
-  std::atomic<int> inside_{0};      // workers in the loop
-  int sleeping_ = 0;
-  bool open_ = false;  // a worker that comes now may join
+  std::atomic<int> sleeping_{0};
+  std::atomic<bool> caller_sleeps_{false};
   std::atomic<bool> stopping_{false};
+  std::exception_ptr failure_;
 };
 
 }  // namespace penjing

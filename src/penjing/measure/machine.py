@@ -9,6 +9,8 @@ import os
 import platform
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import cycle
 from pathlib import Path
 from statistics import median
 
@@ -84,10 +86,8 @@ def multiplies_bf16() -> bool:
 
 def measure_read_bandwidth(threads: int) -> float:
     """Bytes a second that `threads` threads read from memory together: a float32 maximum, median of a few."""
-    from concurrent.futures import ThreadPoolExecutor
-
     arrays = [np.ones(BANDWIDTH_BYTES_PER_CORE // 4, np.float32) for _ in range(threads)]
-    with ThreadPoolExecutor(threads) as pool:
+    with spread_threads(threads) as pool:
         seconds = _typical_seconds(lambda: list(pool.map(np.max, arrays)))
     return threads * BANDWIDTH_BYTES_PER_CORE / seconds
 
@@ -108,10 +108,8 @@ class Reading:
     """Reads memory beyond the caches with all threads, again and again, a few milliseconds each."""
 
     def __init__(self, threads: int) -> None:
-        from concurrent.futures import ThreadPoolExecutor
-
         self.arrays = [np.ones(BANDWIDTH_BYTES_PER_CORE // 4, np.float32) for _ in range(threads)]
-        self.pool = ThreadPoolExecutor(threads)
+        self.pool = spread_threads(threads)
 
     def bytes_per_second(self) -> float:
         """Of one pass."""
@@ -128,10 +126,8 @@ def processor_share(threads: int, seconds: float = 0.02) -> float:
     """The part of a processor's time that each of `threads` busy threads gets, from 0 to 1.
 
     1 is a quiet machine; timings made with much less are of other people's work as well. The best of three
-    looks: threads that have just begun may share a processor for a moment.
+    looks.
     """
-    from concurrent.futures import ThreadPoolExecutor
-
     values = np.ones(1 << 16, np.float32)
 
     def work(_: int) -> float:
@@ -141,12 +137,21 @@ def processor_share(threads: int, seconds: float = 0.02) -> float:
         return (time.thread_time() - busy) / (time.perf_counter() - start)
 
     best = 0.0
-    with ThreadPoolExecutor(threads) as pool:
+    with spread_threads(threads) as pool:
         for _ in range(3):
             best = max(best, sum(pool.map(work, range(threads))) / threads)
             if best > ENOUGH_SHARE:
                 break
     return min(best, 1.0)
+
+
+def spread_threads(threads: int) -> ThreadPoolExecutor:
+    """Threads that each keep to a processor of their own, as those of the core do (csrc/threads.cpp): left
+    alone, two may share one for a while beside an idle one."""
+    if not hasattr(os, "sched_getaffinity"):
+        return ThreadPoolExecutor(threads)
+    processors = cycle(sorted(os.sched_getaffinity(0)))
+    return ThreadPoolExecutor(threads, initializer=lambda: os.sched_setaffinity(0, {next(processors)}))
 
 
 def _typical_seconds(call: Callable[[], object]) -> float:
