@@ -33,7 +33,7 @@ from penjing.engine import Engine, Sampling
 from penjing.artifact import Artifact
 path = cli.show.runnable(sys.argv[2])
 mark()
-artifact = Artifact.open(path)
+artifact = Artifact.open(path, in_memory=True)
 mark()
 engine = Engine(artifact, max_sequences=1)
 mark()

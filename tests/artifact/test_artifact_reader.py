@@ -71,8 +71,8 @@ def test_views_are_not_copies_and_read_only(pristine: Path) -> None:
     artifact = Artifact.open(pristine)
     matrix = artifact.matrix("blocks.0.gate")
     assert matrix.residual is not None
-    assert np.shares_memory(matrix.codes, artifact.maps["tensors.bin"])
-    assert np.shares_memory(matrix.residual, artifact.maps["residual.bin"])
+    assert np.shares_memory(matrix.codes, artifact.files["tensors.bin"])
+    assert np.shares_memory(matrix.residual, artifact.files["residual.bin"])
     with pytest.raises(ValueError, match="read-only"):
         matrix.codes[0] = 1
 

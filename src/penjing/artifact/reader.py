@@ -1,12 +1,13 @@
-"""Opens an artifact: checks that all of it is there and as it was written, and hands out views of the map."""
+"""Opens an artifact: checks that all of it is there and as it was written, and hands out views of tensors."""
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
-import sys
 from collections.abc import Iterator
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
+from io import BufferedReader
 from pathlib import Path
 from typing import Literal
 
@@ -27,6 +28,7 @@ from penjing.artifact.layout import (
 from penjing.artifact.manifest import Manifest, Part, TensorEntry, read_manifest
 from penjing.artifact.structure import check_structure, tensor_files
 from penjing.errors import (
+    CapacityError,
     ChecksumError,
     MissingTensorError,
     NonFiniteScaleError,
@@ -34,36 +36,40 @@ from penjing.errors import (
 )
 from penjing.formats import Encoded
 from penjing.kernels import crc32c_each
+from penjing.kernels.memory import huge_memory
 from penjing.spec import TIERS, Tier
 
+PIECE_BYTES = 8 << 20
 FLOAT16_EXPONENT = np.uint16(0x7C00)  # all ones: NaN or Inf
 Verification = Literal["crc", "sha256", "none"]
 
 
 class Artifact:
-    """An artifact on disk, mapped into memory; matrices and vectors are read-only views of the map.
+    """An artifact on disk; matrices and vectors are read-only views of its files, mapped or read into memory.
 
     Make one with `Artifact.open`. `hash` identifies it.
     """
 
-    def __init__(self, path: Path, manifest: Manifest, maps: dict[TensorFile, NDArray[np.uint8]]) -> None:
+    def __init__(self, path: Path, manifest: Manifest, files: dict[TensorFile, NDArray[np.uint8]]) -> None:
         self.path = path
         self.manifest = manifest
-        self.maps = maps
+        self.files = files
 
     @classmethod
-    def open(cls, path: str | Path, *, verify: Verification = "crc") -> Artifact:
+    def open(cls, path: str | Path, *, verify: Verification = "crc", in_memory: bool = False) -> Artifact:
         """Open and check an artifact.
 
         verify: `crc` compares every tensor's CRC32C (about memory speed), `sha256` the hash of every file and
         tensor as well, `none` leaves bytes unread; structure, scales and vectors are checked in any case.
+        in_memory: read all of it into huge pages, as is worth while for what computes with it again and
+        again; otherwise it is mapped, and read where it is looked at.
         Raises a subclass of ArtifactError that names the file or tensor.
         """
         directory = Path(path)
         manifest = read_manifest(directory)
         check_structure(directory, manifest)
-        maps = {file: map_file(directory, file, manifest) for file in tensor_files(manifest)}
-        artifact = cls(directory, manifest, maps)
+        files = {file: load_file(directory, file, manifest, in_memory) for file in tensor_files(manifest)}
+        artifact = cls(directory, manifest, files)
         if verify != "none":
             artifact.check_sidecars()
             artifact.check_parts(verify)
@@ -83,7 +89,7 @@ class Artifact:
     @property
     def tiers(self) -> tuple[Tier, ...]:
         """`best`, and `fast` before it if any tensor is layered."""
-        return TIERS if RESIDUAL_FILE in self.maps else ("best",)
+        return TIERS if RESIDUAL_FILE in self.files else ("best",)
 
     @property
     def tensor_bytes(self) -> int:
@@ -92,8 +98,8 @@ class Artifact:
 
     def tier_bytes(self, tier: Tier) -> int:
         """Bytes that a tier reads: `fast` reads nothing of residual.bin."""
-        files = [TENSORS_FILE] if tier == "fast" else list(self.maps)
-        return sum(self.maps[file].nbytes for file in files)
+        files = [TENSORS_FILE] if tier == "fast" else list(self.files)
+        return sum(self.files[file].nbytes for file in files)
 
     def matrix(self, name: str) -> Encoded:
         """A matrix by canonical name, without copying. Raises MissingTensorError."""
@@ -141,12 +147,12 @@ class Artifact:
 
     def view(self, part: Part) -> NDArray[np.uint8]:
         """A part's bytes."""
-        return self.maps[part.file][part.offset : part.offset + part.nbytes]
+        return self.files[part.file][part.offset : part.offset + part.nbytes]
 
     def check_sidecars(self) -> None:
         """Compare the SHA-256 of the tokenizer and its like. Raises ChecksumError."""
         for name, record in self.manifest.files.items():
-            if name not in self.maps and file_sha256(self.path / name) != record.sha256:
+            if name not in self.files and file_sha256(self.path / name) != record.sha256:
                 raise ChecksumError(f"{self.path / name}: was changed after it was written; restore it")
 
     def check_parts(self, verify: Verification) -> None:
@@ -192,10 +198,10 @@ def file_sha256(path: Path) -> str:
         raise ChecksumError(f"{path}: cannot be read ({error.strerror}); restore it") from None
 
 
-def map_file(directory: Path, file: TensorFile, manifest: Manifest) -> NDArray[np.uint8]:
-    """Map a tensor file, read-only. Raises MissingTensorError, or ChecksumError for its size or header.
+def load_file(directory: Path, file: TensorFile, manifest: Manifest, in_memory: bool) -> NDArray[np.uint8]:
+    """A tensor file's bytes, read-only.
 
-    Linux is asked for huge pages, which it has for what it then reads from disk.
+    Raises MissingTensorError, ChecksumError for its size or header, CapacityError if memory does not hold it.
     """
     path = directory / file
     try:
@@ -205,10 +211,7 @@ def map_file(directory: Path, file: TensorFile, manifest: Manifest) -> NDArray[n
                 raise ChecksumError(
                     f"{path}: has {size} bytes, and {manifest.files[file].nbytes} are expected; copy it again"
                 )
-            mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-            if sys.platform == "linux":
-                with suppress(OSError):  # where there are no huge pages, others will do
-                    mapped.madvise(mmap.MADV_HUGEPAGE)
+            view = read_whole(path, size) if in_memory else map_whole(stream)
     except FileNotFoundError:
         raise MissingTensorError(
             f"{path}: is missing, and tensors are in it; copy the whole directory"
@@ -217,9 +220,38 @@ def map_file(directory: Path, file: TensorFile, manifest: Manifest) -> NDArray[n
         raise MissingTensorError(
             f"{path}: cannot be read ({error.strerror}); check its permissions"
         ) from None
-    view = np.frombuffer(mapped, np.uint8)
+    except MemoryError:
+        raise CapacityError(
+            f"{path}: its {size} bytes do not fit this machine's memory; make the model smaller"
+        ) from None
     if view[:ALIGNMENT].tobytes() != header(file):
         raise ChecksumError(
             f"{path}: its header is not that of format version {FORMAT_VERSION}; copy the file again"
         )
     return view
+
+
+def map_whole(stream: BufferedReader) -> NDArray[np.uint8]:
+    """A view of the file, whose bytes are read where they are looked at."""
+    return np.frombuffer(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+
+
+def read_whole(path: Path, size: int) -> NDArray[np.uint8]:
+    """A copy of the file in huge pages, read by all threads: memory that nobody had before takes a system
+    longer to hand out than to fill. Raises OSError if the file ends early."""
+    memory = huge_memory(size)
+
+    def read_piece(begin: int) -> None:
+        with path.open("rb", buffering=0) as stream:
+            stream.seek(begin)
+            end = min(begin + PIECE_BYTES, size)
+            while begin < end:
+                count = stream.readinto(memory[begin:end].data)
+                if not count:
+                    raise OSError(errno.EIO, "it ends early")
+                begin += count
+
+    with ThreadPoolExecutor(available_threads()) as pool:
+        list(pool.map(read_piece, range(0, size, PIECE_BYTES)))
+    memory.flags.writeable = False
+    return memory

@@ -32,7 +32,7 @@ def verify_artifact(path: str | Path) -> Artifact:
     Returns the artifact, opened. Raises a subclass of ArtifactError naming the file or tensor.
     """
     artifact = Artifact.open(path, verify="sha256")
-    for file in artifact.maps:
+    for file in artifact.files:
         check_file(artifact, file)
     for name, entry in artifact.entries():
         if len(entry.shape) == 2 and not padding_is_neutral(artifact.matrix(name)):

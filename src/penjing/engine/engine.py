@@ -66,7 +66,9 @@ class Engine:
         runner: Runner | None = None,
     ) -> None:
         check_limits(num_pages, max_step_tokens, max_sequences, max_queue, max_stretch)
-        self.artifact = Artifact.open(source) if isinstance(source, (str, Path)) else source
+        if isinstance(source, (str, Path)):
+            source = Artifact.open(source, in_memory=True)
+        self.artifact = source
         self.config = self.artifact.config
         self._default_tier = check_tier(tier or self.artifact.tiers[-1], self.artifact)
         self._runner: Runner = runner or CpuRunner(self.artifact, threads=threads, isa=isa)

@@ -12,13 +12,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from penjing.artifact.layout import ALIGNMENT, padding_after
 from penjing.formats import part_sizes
 from penjing.kernels import Matrix, _core
+from penjing.kernels.memory import huge_memory
 from penjing.spec import KvFormat
 
 PAGE_TOKENS = 32
 CODE_BYTE = 0x99  # a code near the middle of every grid
 SMALL = 0x1400  # 2^-10 in fp16
+MOST_PLANES = 6  # of a matrix
 
 
 @dataclass(frozen=True)
@@ -56,10 +59,17 @@ class ProbeShape:
     blocks: int
 
     @property
+    def matrices(self) -> tuple[tuple[int, int], ...]:
+        """Rows and columns of a block's matrices: query, key, value, output, gate, up, down."""
+        query, key = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        into = [(rows, self.hidden) for rows in (query, key, key)]
+        wide = [(self.inner, self.hidden)] * 2
+        return (*into, (self.hidden, query), *wide, (self.hidden, self.inner))
+
+    @property
     def weights(self) -> int:
         """Elements of the matrices of all blocks."""
-        attention = 2 * (self.heads + self.kv_heads) * self.head_dim * self.hidden
-        return self.blocks * (attention + 3 * self.hidden * self.inner)
+        return self.blocks * sum(rows * columns for rows, columns in self.matrices)
 
     def filling(self, nbytes: float, bytes_per_weight: float) -> ProbeShape:
         """With as many blocks as hold so many bytes, at least one."""
@@ -67,22 +77,37 @@ class ProbeShape:
         return replace(self, blocks=max(1, round(nbytes / one)))
 
 
-def constant_matrix(stored: Stored, rows: int, columns: int) -> Matrix:
-    """A matrix of one code, in memory of its own."""
+class Planes:
+    """Memory for planes of constant bytes, in a row and in huge pages, as an artifact's are read into."""
+
+    def __init__(self, nbytes: int) -> None:
+        self.free = huge_memory(nbytes)
+
+    def filled(self, nbytes: int, byte: int = CODE_BYTE) -> NDArray[np.uint8]:
+        """The next plane, written so that it is there."""
+        plane, self.free = self.free[:nbytes], self.free[nbytes + padding_after(nbytes) :]
+        plane[:] = byte
+        return plane
+
+
+def constant_matrix(stored: Stored, rows: int, columns: int, planes: Planes) -> Matrix:
+    """A matrix of one code."""
     sizes = part_sizes(stored.name, rows, columns, stored.group_size, stored.asymmetric)
-    if sizes.scales == 0:  # floats: zeros, written so that they are there
-        return Matrix(stored.name, rows, columns, 0, np.full(sizes.codes, 0, np.uint8))
+    if sizes.scales == 0:  # floats
+        return Matrix(stored.name, rows, columns, 0, planes.filled(sizes.codes, 0))
 
     def plane(size: int) -> NDArray[np.uint8] | None:
-        return np.full(size, CODE_BYTE, np.uint8) if size else None
+        return planes.filled(size) if size else None
 
+    codes, scales = planes.filled(sizes.codes), planes.filled(sizes.scales).view(np.uint16)
+    scales[:] = SMALL
     return Matrix(
         stored.name,
         rows,
         columns,
         stored.group_size,
-        np.full(sizes.codes, CODE_BYTE, np.uint8),
-        np.full(sizes.scales // 2, SMALL, np.uint16),
+        codes,
+        scales,
         plane(sizes.residual),
         plane(sizes.high),
         plane(sizes.zeros),
@@ -94,7 +119,10 @@ def probe_model(
     shape: ProbeShape, stored: Stored, threads: int, isa: str, *, rows: int, kv: KvFormat = "int8"
 ) -> _core.Model:
     """The model, with a page for each of `rows` sequences. Raises MemoryError if it does not fit."""
-    small = constant_matrix(Stored("int8", 64), 64, shape.hidden)
+    vocabulary = Stored("int8", 64)
+    each = [(vocabulary, 64, shape.hidden)] + shape.blocks * [(stored, *size) for size in shape.matrices]
+    planes = Planes(sum(kind.nbytes(*size) + MOST_PLANES * ALIGNMENT for kind, *size in each))
+    small = constant_matrix(vocabulary, 64, shape.hidden, planes)
     model = _core.Model(
         isa=isa,
         threads=threads,
@@ -110,20 +138,16 @@ def probe_model(
         embedding=small,
         head=small,
         final_norm=np.ones((2, shape.hidden), np.float32),
-        blocks=[probe_block(shape, stored, kv) for _ in range(shape.blocks)],
+        blocks=[probe_block(shape, stored, kv, planes) for _ in range(shape.blocks)],
     )
     model.allocate(rows)
     return model
 
 
-def probe_block(shape: ProbeShape, stored: Stored, kv: KvFormat) -> _core.Block:
+def probe_block(shape: ProbeShape, stored: Stored, kv: KvFormat, planes: Planes) -> _core.Block:
     """One decoder layer with matrices of its own."""
-    query, key = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-
-    def projection(rows: int, columns: int) -> _core.Projection:
-        return _core.Projection(constant_matrix(stored, rows, columns), None)
-
     hidden, inner = shape.hidden, shape.inner
+    projections = [_core.Projection(constant_matrix(stored, *size, planes), None) for size in shape.matrices]
     norm = np.ones((2, hidden), np.float32)
     return _core.Block(
         num_heads=shape.heads,
@@ -141,13 +165,8 @@ def probe_block(shape: ProbeShape, stored: Stored, kv: KvFormat) -> _core.Block:
         post_feed_forward_norm=None,
         query_norm=None,
         key_norm=None,
-        projections=[
-            projection(query, hidden),
-            projection(key, hidden),
-            projection(key, hidden),
-            projection(hidden, query),
-        ],
-        feed_forwards=[[projection(inner, hidden), projection(inner, hidden), projection(hidden, inner)]],
+        projections=projections[:4],
+        feed_forwards=[projections[4:]],
         router=None,
         experts_per_token=0,
         normalize_experts=False,

@@ -136,7 +136,7 @@ def open_engine(artifact: Path, settings: Settings, tier: Tier | None) -> Engine
 
     It holds pages for just that; a full context of keys and values in fp32 could be larger than the model.
     """
-    opened = Artifact.open(artifact)
+    opened = Artifact.open(artifact, in_memory=True)
     longest = max(window_length(opened.config.max_positions, settings.window), MAX_REQUEST_TOKENS)
     return Engine(
         opened,

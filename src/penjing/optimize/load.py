@@ -26,7 +26,7 @@ def measure_load(
     The first round only warms up. Memory is that of a process that serves one of them, and the keys and
     values of the others.
     """
-    artifact = Artifact.open(path)
+    artifact = Artifact.open(path, in_memory=True)
     prompt = min(PROMPT_TOKENS, artifact.config.max_positions - OUTPUT_TOKENS)
     workload = Workload(prompt_tokens=prompt, output_tokens=OUTPUT_TOKENS, streams=streams)
     target = EngineTarget(open_engine(artifact, tier, threads, [workload]))

@@ -61,7 +61,7 @@ def write(
 ) -> NDArray[np.int64]:
     """Sample `count` sequences side by side."""
     engine = Engine(
-        artifact, threads=threads, prefix_cache=False, max_sequences=min(count, 64), max_queue=count
+        artifact.path, threads=threads, prefix_cache=False, max_sequences=min(count, 64), max_queue=count
     )
     starts = first_tokens(artifact.config, count, seed)
     rows: dict[int, list[int]] = {}

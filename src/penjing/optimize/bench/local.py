@@ -44,7 +44,7 @@ def measure_bench(
     PromptTooLongError beyond the context, SpecError for a number out of range, CapacityError, ArtifactError,
     CheckpointError.
     """
-    artifact = Artifact.open(runnable(model, progress))
+    artifact = Artifact.open(runnable(model, progress), in_memory=True)
     chosen, threads = tier or artifact.tiers[-1], threads or usable_cores()
     engine = open_engine(artifact, chosen, threads, workloads)
     target = ProbedTarget(EngineTarget(engine), threads)
