@@ -13,7 +13,7 @@ from penjing.kernels import _core
 from penjing.measure.attention_times import measure_attention
 from penjing.measure.probe_model import PAGE_TOKENS, ProbeShape, Stored, probe_model, step_of
 from penjing.measure.step_cost import exchanged_floats, probe_loops, probe_products, probe_rest, widths_of
-from penjing.measure.stopwatch import best_seconds, clock_of, less
+from penjing.measure.stopwatch import best_seconds, clock_of, less, usual_seconds
 from penjing.measure.times import Memory, RowTimes
 from penjing.spec import KvFormats
 
@@ -26,7 +26,7 @@ EXCHANGING = (
 SMALL = ProbeShape(hidden=512, inner=1536, heads=4, kv_heads=1, head_dim=128, blocks=1)
 SIZE_BYTES = tuple(megabytes << 20 for megabytes in (2, 4, 8, 12, 16, 24, 32, 48, 112))  # around all caches
 SHARED_ROWS, WAKES = 64, 25
-ASLEEP_SECONDS = 4e-5  # what an engine does between steps, about
+ASLEEP_SECONDS = 1.5e-4  # what an engine does between steps of many streams, about
 ROW_FLOATS, ROW_COUNT = 2048, 64
 PASSES, APART_SECONDS = 6, 0.03  # processors pass lines slowly now and then, for a while
 
@@ -142,7 +142,7 @@ def measure_memory(threads: int, isa: str, rest: RowTimes) -> Memory:
     for nbytes in SIZE_BYTES:
         shape = SMALL.filling(nbytes, 1.03)
         step = step_of(probe_model(shape, stored, threads, isa, rows=1), 1)
-        seconds = best_seconds(step, clock=clock_of(threads))
+        seconds = usual_seconds(step, clock_of(threads))
         found.append((seconds - probe_rest(shape, 1, rest, threads)) / shape.weights)
     slow, fast = max(found[-1], 1e-15), min(found[0], found[-1])
     spread = max(slow - fast, 1e-3 * slow)

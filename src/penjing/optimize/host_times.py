@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from penjing.engine import Engine, Sampling
 from penjing.engine.pages import pages_for
+from penjing.engine.runner import check_types
 from penjing.engine.sampling import ChoiceRequest, Sampler
 from penjing.engine.step import StepSequence
 from penjing.measure.cost_table import CostTable
@@ -77,7 +78,10 @@ def measure_host(threads: int, isa: str) -> HostTimes:
 
 
 class IdleRunner:
-    """A runner whose logits are zeros, and which empties the nearer caches as a model's weights do."""
+    """A runner whose logits are zeros, and which empties the nearer caches as a model's weights do.
+
+    That is what counts as its own time; what it takes to hand sequences to the core counts as the engine's.
+    """
 
     capacity, num_pages = 1 << 20, 0
 
@@ -96,9 +100,11 @@ class IdleRunner:
         self, sequences: Sequence[StepSequence], out: NDArray[np.float32] | None = None
     ) -> NDArray[np.float32]:
         """Zeros for every wanted row."""
-        start = time.thread_time()
         assert sequences, "an engine runs no empty steps"
         assert out is not None, "an engine brings its own logits"
+        for sequence in sequences:
+            check_types(sequence)
+        start = time.thread_time()
         out[:] = self._weights.max() - 1
         self.busy_seconds += time.thread_time() - start
         return out

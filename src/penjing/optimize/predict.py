@@ -26,6 +26,7 @@ from penjing.spec import FloatFormat, KvFormats, Spec, Tier, WeightFormat
 
 STEP_TOKENS = 512  # of a prompt in a step: the engine's own default
 FLOAT_BYTES = 4
+AWAKE_SECONDS = 4e-5  # that threads wait for work before they sleep, about (csrc/threads.cpp)
 
 
 class Predicted(Spec):
@@ -101,7 +102,8 @@ def decode_parts(timer: StepTimer, load: Load) -> dict[str, float]:
     parts = timer.parts(load)
     each = host.stream_seconds * (load.sequences - 1)
     each += host.logit_seconds * timer.config.vocab_size * load.sequences
-    parts["host"] = host.step_seconds + each + waking_seconds(timer, load)
+    between = host.step_seconds + each
+    parts["host"] = between + waking_seconds(timer, load, between)
     return parts
 
 
@@ -111,13 +113,14 @@ def prefill_seconds(timer: StepTimer, prompt: int) -> float:
     loads = [Load(1, min(STEP_TOKENS, prompt - first), first) for first in range(0, prompt, STEP_TOKENS)]
     total = host.prompt_seconds * prompt + host.logit_seconds * timer.config.vocab_size
     return total + sum(
-        timer.seconds(load) + host.step_seconds + waking_seconds(timer, load) for load in loads
+        timer.seconds(load) + host.step_seconds + waking_seconds(timer, load, math.inf) for load in loads
     )
 
 
-def waking_seconds(timer: StepTimer, load: Load) -> float:
-    """Of threads that sleep while the engine works between steps."""
-    return timer.table.rows.wake_seconds if timer.meets(load) else 0.0
+def waking_seconds(timer: StepTimer, load: Load, between: float) -> float:
+    """Of threads that went to sleep while the engine worked between steps for so many seconds."""
+    sleep = between > AWAKE_SECONDS and timer.meets(load)
+    return timer.table.rows.wake_seconds if sleep else 0.0
 
 
 def predict_artifact(
