@@ -20,7 +20,7 @@ from penjing.measure.machine import Reading
 from penjing.measure.probe_model import ProbeShape, Stored, probe_model, step_of
 from penjing.measure.sharing import in_chunks
 from penjing.measure.step_cost import probe_products, probe_rest
-from penjing.measure.stopwatch import REPEATS, best_seconds, clock_of
+from penjing.measure.stopwatch import best_seconds, clock_of
 from penjing.measure.times import Memory, ProductTimes, RowTimes
 
 FEW_ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 80)
@@ -33,6 +33,7 @@ WARM = (  # the first that is small enough
 COLD = ProbeShape(hidden=2048, inner=5632, heads=16, kv_heads=2, head_dim=128, blocks=1)
 WARM_BYTES, COLD_BYTES = 16 << 20, 112 << 20
 PASSES, LONG_SECONDS = 3, 0.8  # a third pass is for formats that are quick
+COLD_REPEATS = 9
 
 
 def measure_product(stored: Stored, threads: int, isa: str, rest: RowTimes, memory: Memory) -> ProductTimes:
@@ -101,7 +102,7 @@ def cold_seconds(probe: Probe, each: float, warm: Sequence[float]) -> tuple[list
     model, reading = probe.model(MEMORY_ROWS), Reading(probe.threads)
     counts, clock = [rows for rows in FEW_ROWS if rows <= MEMORY_ROWS], clock_of(probe.threads)
     found = []
-    for _ in range(REPEATS):
+    for _ in range(COLD_REPEATS):
         for rows in counts:
             step = step_of(model, rows)
             before = reading.bytes_per_second()
