@@ -2,6 +2,7 @@
 
     python bench/predictions.py --prepare            # writes the artifacts
     python bench/predictions.py [--output FILE]      # measures, predicts, and prints how far apart they are
+    python bench/predictions.py --memory             # the same of peak memory
 
 What the table of costs lacks is measured first. Each round takes every artifact in turn: memory is probed,
 each number of streams decodes for a few steps (their median counts) and each prompt is read to its first
@@ -34,8 +35,10 @@ from penjing.optimize.bench import random_artifact
 from penjing.optimize.bench.random_artifact import BenchFormat
 from penjing.optimize.predict import cost_table, predict_artifact
 from penjing.optimize.progress import silent
+from penjing.optimize.serving import Request, served_peak_bytes
 
 STREAMS, PROMPTS = (1, 2, 4, 8, 16), (64, 128, 256, 512)
+MEMORY_PROMPT = 256
 CONTEXT, STEPS, ENOUGH_SECONDS, SLEEP_SECONDS = 32, 12, 0.03, 4.0
 FORMATS: dict[str, tuple[tuple[BenchFormat, int], ...]] = {
     "tiny": (("int8", 64), ("int4", 64), ("table3", 64)),
@@ -184,6 +187,18 @@ def compare(rounds: int, threads: int, limit_seconds: float) -> list[Compared]:
     ]
 
 
+def print_memory(threads: int) -> None:
+    """Peak memory of processes that serve one request each."""
+    table = cost_table(threads)
+    request = Request([1] * MEMORY_PROMPT, STEPS)
+    print("| shape | format | predicted | measured | |\n|---|---|---:|---:|---:|")
+    for name, format, path in artifacts():
+        expected = predict_artifact(path, table, prompt=MEMORY_PROMPT, context=MEMORY_PROMPT + STEPS)
+        peak = served_peak_bytes(path, None, threads, request)
+        sizes = f"{expected.peak_memory_bytes / 1e6:.1f} MB | {peak / 1e6:.1f} MB"
+        print(f"| {name} | {format} | {sizes} | {expected.peak_memory_bytes / peak - 1:+.1%} |")
+
+
 def print_errors(rows: Sequence[Compared]) -> None:
     """A line a shape, format and kind of load, and quantiles over groups of them."""
     print("| shape | format | decoding: 1, 2, 4, 8, 16 streams | prompts of 64, 128, 256, 512 |")
@@ -218,6 +233,7 @@ def main() -> None:
     """Prepare, or measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--prepare", action="store_true")
+    parser.add_argument("--memory", action="store_true")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=math.inf)
@@ -226,6 +242,9 @@ def main() -> None:
     if options.prepare:
         for name, format, path in artifacts():
             print(f"{name}, {format}: {path}")
+        return
+    if options.memory:
+        print_memory(options.threads)
         return
     rows = compare(options.rounds, options.threads, options.seconds)
     print_errors(rows)

@@ -68,12 +68,13 @@ void ThreadPool::find_processors() {
 // Keep the workers off the caller's processor, and where there is just one for each thread, off each other's.
 // Left to itself, Linux wakes a thread on the processor of who woke it, as soon as the idle ones look taken:
 // in a virtual machine those that sleep do (KVM reports them as preempted), and two threads then share one
-// processor for tens of milliseconds, beside an idle one.
+// processor for tens of milliseconds, beside an idle one. Looked at in every loop, because the caller may be
+// moved to where a worker is kept; asking for one's processor takes nanoseconds.
 void ThreadPool::place_workers() {
   const int callers = sched_getcpu();
+  if (callers == callers_processor_ || processors_.size() < workers_.size() + 1) return;
   const auto found = std::find(processors_.begin(), processors_.end(), callers);
-  if (callers == callers_processor_ || found == processors_.end()) return;
-  if (processors_.size() < workers_.size() + 1) return;
+  if (found == processors_.end()) return;
   callers_processor_ = callers;
   std::iter_swap(processors_.begin(), found);
   const bool one_each = processors_.size() == workers_.size() + 1;
@@ -109,9 +110,9 @@ void ThreadPool::run_shared(int64_t tasks, const void* context, Call call) {
   context_ = context;
   call_ = call;
   next_task_.store(0, std::memory_order_relaxed);
+  place_workers();
   loop_.store((number_of(loop_.load(std::memory_order_relaxed)) + 1) << 32 | kOpen);
   if (sleeping_.load() > 0) {
-    place_workers();
     { std::lock_guard<std::mutex> lock(mutex_); }  // who said it would sleep does by now
     wake_.notify_all();
   }

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from artifact_samples import CONFIG, edit_manifest, patch_bytes, random_tensor, write_artifact
 
-from penjing.artifact import Artifact, expected_tensors, verify_artifact
+from penjing.artifact import Artifact, expected_tensors, reader, verify_artifact
 from penjing.artifact.checksum import sha256_of_file
 from penjing.errors import (
     ArtifactError,
     ArtifactNotFoundError,
+    CapacityError,
     ChecksumError,
     ManifestError,
     MissingTensorError,
@@ -75,6 +76,36 @@ def test_views_are_not_copies_and_read_only(pristine: Path) -> None:
     assert np.shares_memory(matrix.residual, artifact.files["residual.bin"])
     with pytest.raises(ValueError, match="read-only"):
         matrix.codes[0] = 1
+
+
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_memory_holds_what_the_files_do(pristine: Path, in_memory: bool, monkeypatch: Any) -> None:
+    monkeypatch.setattr(reader, "PIECE_BYTES", 1000)
+    artifact = Artifact.open(pristine, in_memory=in_memory)
+    for file, held in artifact.files.items():
+        assert held.tobytes() == (pristine / file).read_bytes()
+        assert not held.flags.writeable
+    assert artifact.matrix("blocks.0.gate").codes.ctypes.data % 64 == 0
+
+
+def test_damage_is_found_in_memory(tray: Path) -> None:
+    patch_bytes(tray / "tensors.bin", 4096, b"\x5a\xa5")
+    with pytest.raises(ChecksumError, match=r"do not match their checksum"):
+        Artifact.open(tray, in_memory=True)
+
+
+def test_more_than_memory_holds(pristine: Path, monkeypatch: Any) -> None:
+    def refuse(nbytes: int) -> None:
+        raise MemoryError(nbytes)
+
+    monkeypatch.setattr(reader, "huge_memory", refuse)
+    with pytest.raises(CapacityError, match=r"tensors\.bin: its \d+ bytes do not fit"):
+        Artifact.open(pristine, in_memory=True)
+
+
+def test_a_file_that_shrinks_while_it_is_read(tray: Path) -> None:
+    with pytest.raises(OSError, match="ends early"):
+        reader.read_whole(tray / "tensors.bin", (tray / "tensors.bin").stat().st_size + 1)
 
 
 def test_views_outlive_the_artifact(tray: Path) -> None:

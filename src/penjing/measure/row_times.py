@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import replace
 from statistics import median
@@ -28,7 +29,7 @@ SIZE_BYTES = tuple(megabytes << 20 for megabytes in (2, 4, 8, 12, 16, 24, 32, 48
 SHARED_ROWS, WAKES = 64, 25
 ASLEEP_SECONDS = 1.5e-4  # what an engine does between steps of many streams, about
 ROW_FLOATS, ROW_COUNT = 2048, 64
-PASSES, APART_SECONDS = 6, 0.03  # processors pass lines slowly now and then, for a while
+PASSES, APART_SECONDS = 10, 0.03
 
 
 def measure_rows(threads: int, isa: str) -> RowTimes:
@@ -74,43 +75,63 @@ def measure_overheads(threads: int, isa: str) -> dict[str, float]:
     }
 
 
+class Sharing:
+    """A model on all threads beside the same on one, each at its best so far."""
+
+    def __init__(self, shape: ProbeShape, threads: int, isa: str, rows: int, tokens: int = 1) -> None:
+        """tokens: successive rows of a sequence."""
+        self.shape, self.rows, self.threads = shape, rows, threads
+        self.best = dict.fromkeys((1, threads), math.inf)
+        self.steps = {
+            count: step_of(probe_model(shape, Stored("int8", 64), count, isa, rows=rows), rows, tokens)
+            for count in self.best
+        }
+
+    def look(self) -> None:
+        """Time both once more."""
+        for count, step in self.steps.items():
+            self.best[count] = min(self.best[count], best_seconds(step, 2, clock_of(count)))
+
+    def excess(self, rest: RowTimes, known: RowTimes) -> float:
+        """Seconds beyond a fair share of what one thread takes, and beyond what is known of all threads."""
+        shape, rows, threads = self.shape, self.rows, self.threads
+        part = probe_products(shape, rows, threads) / (threads * probe_products(shape, 1, 1))
+        shared = part * (self.best[1] - probe_rest(shape, rows, rest, 1))  # one may run them in chunks
+        return max(self.best[threads] - shared - probe_rest(shape, rows, known, threads), 0.0)
+
+    @property
+    def exchanged(self) -> int:
+        """Floats of all rows that threads hand to each other."""
+        return self.rows * self.shape.blocks * exchanged_floats(widths_of(self.shape))
+
+
 def measure_sharing(threads: int, isa: str, rest: RowTimes) -> dict[str, Any]:
     """What sharing costs: models on all threads, beside what they take on one.
 
     With one row, that threads meet. With many, that each reads what others have just written, by the float:
-    of many sequences, or of a prompt.
+    of many sequences, or of a prompt. They take turns for some seconds: in a virtual machine two processors
+    may be one for a moment.
     """
     if threads == 1:
         return {}
-    stored = Stored("int8", 64)
-
-    def excess(shape: ProbeShape, rows: int, times: RowTimes, tokens: int = 1) -> float:
-        steps = {
-            count: step_of(probe_model(shape, stored, count, isa, rows=rows), rows, tokens)
-            for count in (1, threads)
-        }
-        passes = []
-        for _ in range(PASSES):
-            passes.append([best_seconds(step, clock=clock_of(count)) for count, step in steps.items()])
-            time.sleep(APART_SECONDS)
-        alone, together = (min(seconds) for seconds in zip(*passes, strict=True))
-        part = probe_products(shape, rows, threads) / (threads * probe_products(shape, 1, 1))
-        shared = part * (alone - probe_rest(shape, rows, rest, 1))  # one thread may run them in chunks
-        spent: float = together - shared - probe_rest(shape, rows, times, threads)
-        return max(spent, 0.0)
-
-    met = rest.model_copy(update={"loop_seconds": excess(SMALL, 1, rest) / probe_loops(SMALL, 1, threads)})
+    meeting = Sharing(SMALL, threads, isa, 1)
+    handing = {
+        tokens: [Sharing(shape, threads, isa, SHARED_ROWS, tokens) for shape in EXCHANGING]
+        for tokens in (1, PAGE_TOKENS)
+    }
+    for _ in range(PASSES):
+        for probe in (meeting, *handing[1], *handing[PAGE_TOKENS]):
+            probe.look()
+        time.sleep(APART_SECONDS)
+    met = meeting.excess(rest, rest) / probe_loops(SMALL, 1, threads)
+    known = rest.model_copy(update={"loop_seconds": met})
 
     def exchange(tokens: int) -> tuple[float, ...]:
-        found = [
-            excess(shape, SHARED_ROWS, met, tokens)
-            / (SHARED_ROWS * shape.blocks * exchanged_floats(widths_of(shape)))
-            for shape in EXCHANGING
-        ]
+        found = [probe.excess(rest, known) / probe.exchanged for probe in handing[tokens]]
         return tuple(np.minimum.accumulate(found).tolist())  # wide products hide it
 
     return {
-        "loop_seconds": met.loop_seconds,
+        "loop_seconds": met,
         "exchange_widths": tuple(shape.hidden for shape in EXCHANGING),
         "exchange": exchange(1),
         "exchange_of_prompt": exchange(PAGE_TOKENS),
