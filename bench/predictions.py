@@ -27,8 +27,8 @@ from statistics import median
 import numpy as np
 
 from penjing.engine import Engine, Sampling
-from penjing.measure.cost_table import QUIET_SHARE, CostTable
-from penjing.measure.machine import Reading, processor_share
+from penjing.measure.cost_table import CostTable
+from penjing.measure.machine import Reading
 from penjing.measure.stopwatch import Clock, clock_of
 from penjing.models.shapes import SHAPES, shape
 from penjing.optimize.bench import random_artifact
@@ -39,7 +39,7 @@ from penjing.optimize.serving import Request, served_peak_bytes
 
 STREAMS, PROMPTS = (1, 2, 4, 8, 16), (64, 128, 256, 512)
 MEMORY_PROMPT = 256
-CONTEXT, STEPS, ENOUGH_SECONDS, SLEEP_SECONDS = 32, 12, 0.03, 4.0
+CONTEXT, STEPS, ENOUGH_SECONDS, SLEEP_SECONDS = 32, 12, 0.03, 1.0
 FORMATS: dict[str, tuple[tuple[BenchFormat, int], ...]] = {
     "tiny": (("int8", 64), ("int4", 64), ("table3", 64)),
     "8 blocks of 512": (("int8", 64), ("int4", 64), ("table2", 64), ("int6", 64)),
@@ -166,7 +166,7 @@ def compare(rounds: int, threads: int, limit_seconds: float) -> list[Compared]:
     while waiting and time.perf_counter() - begin < limit_seconds:
         index, number = waiting[0]
         name, format, engine = engines[index]
-        if threads > 1 and processor_share(threads) < QUIET_SHARE:
+        if table.is_disturbed():
             time.sleep(SLEEP_SECONDS)
             continue
         if number == 0:  # what is done but once, and does not count
@@ -176,7 +176,7 @@ def compare(rounds: int, threads: int, limit_seconds: float) -> list[Compared]:
             done = threads == 1 or not table.busy
         else:
             pairs = round_of(engine, table, reading, rng)
-            done = threads == 1 or processor_share(threads) >= QUIET_SHARE
+            done = not table.is_disturbed()
             for load, pair in pairs.items() if done else ():
                 found.setdefault((name, format, load), []).append(pair)
         if done:

@@ -16,7 +16,7 @@ MEMORY = Memory(nbytes=(1, 2), coldness=(0.0, 1.0))
 
 @pytest.fixture(autouse=True)
 def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cost_table, "processor_share", lambda _: 1.0)
+    monkeypatch.setattr(CostTable, "is_disturbed", lambda _: False)
 
 
 def measured(times: list[str], name: str) -> Memory:
@@ -79,13 +79,13 @@ def test_processes_add_to_each_other(tmp_path: Path) -> None:
 
 
 def test_what_a_busy_machine_says_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cost_table, "processor_share", lambda _: 0.5)
+    monkeypatch.setattr(CostTable, "is_disturbed", lambda _: True)
     path = tmp_path / "table.json"
     table = CostTable(KEY, {}, path)
     assert table.entry("memory", Memory, lambda: MEMORY) == MEMORY
     assert table.busy == ["memory"]
     assert not path.exists()
-    monkeypatch.setattr(cost_table, "processor_share", lambda _: 1.0)
+    monkeypatch.setattr(CostTable, "is_disturbed", lambda _: False)
     table.entry("b", Memory, lambda: MEMORY)
     assert set(cost_table.read_entries(path, KEY)) == {"b"}
 

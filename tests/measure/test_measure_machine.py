@@ -10,9 +10,9 @@ import pytest
 from penjing import kernels
 from penjing.measure import machine as machine_module
 from penjing.measure.machine import (
+    Processors,
     Reading,
     probe_machine,
-    processor_share,
     usable_cores,
     usable_memory_bytes,
 )
@@ -63,5 +63,12 @@ def test_affinity_limits_cores() -> None:
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_what_threads_get_and_read(threads: int) -> None:
-    assert 0 < processor_share(threads, seconds=0.002) <= 1
+    assert 0 < Processors(threads).share(seconds=0.002) <= 1
     assert Reading(threads).bytes_per_second() > 1e6
+
+
+def test_processors_that_were_faster_before_are_shared() -> None:
+    processors = Processors(1)
+    processors.share(seconds=0.002)
+    processors.best_rate *= 10
+    assert processors.share(seconds=0.002) < 0.2

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,7 +18,7 @@ from pydantic import ValidationError
 
 from penjing.kernels import _core, default_isa
 from penjing.measure.attention_times import measure_attentions
-from penjing.measure.machine import cpu_model, processor_share, usable_cores
+from penjing.measure.machine import Processors, cpu_model, usable_cores
 from penjing.measure.probe_model import Stored
 from penjing.measure.product_times import measure_product
 from penjing.measure.row_times import measure_memory, measure_rows
@@ -25,7 +26,7 @@ from penjing.measure.times import AttentionPair, Memory, ProductTimes, RowTimes
 from penjing.spec import KvFormats, Spec, canonical_json
 
 TABLE_VERSION = 3  # of what is measured, and how
-QUIET_SHARE = 0.85  # of a processor's time that a thread must get for its timings to be kept
+QUIET_SHARE = 0.85  # of its processor that a thread must get for its timings to be kept
 S = TypeVar("S", bound=Spec)
 
 
@@ -76,6 +77,11 @@ class CostTable:
         key = key_of_this_machine(threads, isa)
         path = directory / f"{key.digest[:32]}.json"
         return cls(key, read_entries(path, key), path)
+
+    @cached_property
+    def processors(self) -> Processors:
+        """Of the machine that measures."""
+        return Processors(self.key.threads)
 
     @property
     def hash(self) -> str:
@@ -130,7 +136,7 @@ class CostTable:
 
     def is_disturbed(self) -> bool:
         """Whether other work takes the processors; one thread alone is timed by its own processor time."""
-        return self.key.threads > 1 and processor_share(self.key.threads) < QUIET_SHARE
+        return self.key.threads > 1 and self.processors.share() < QUIET_SHARE
 
     def forget_busy(self) -> None:
         """Let what was measured while the machine was busy be measured again, when it is asked for next."""

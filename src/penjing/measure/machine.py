@@ -22,7 +22,7 @@ from penjing.spec import Spec
 CGROUP_ROOT = Path("/sys/fs/cgroup")
 BANDWIDTH_BYTES_PER_CORE = 48 << 20  # beyond the share of any last-level cache that one core may have
 PROBE_SECONDS = 0.15
-ENOUGH_SHARE = 0.95  # of a processor's time: nobody else is at work
+WORK_FLOATS = 1 << 15
 PROBE_TOKENS, PROBE_WIDTH, PROBE_GROUP = 512, 1024, 64  # a thread starts in a twentieth of the product
 
 
@@ -122,27 +122,36 @@ class Reading:
         return len(self.arrays) * BANDWIDTH_BYTES_PER_CORE / (time.perf_counter() - start)
 
 
-def processor_share(threads: int, seconds: float = 0.02) -> float:
-    """The part of a processor's time that each of `threads` busy threads gets, from 0 to 1.
+class Processors:
+    """How much of the processors threads get, look by look.
 
-    1 is a quiet machine; timings made with much less are of other people's work as well. The best of three
-    looks.
+    Other programs take their time. Other machines on the same host take a part of their speed: two processors
+    of a virtual machine may be one core at one moment and two at the next, which no clock of it shows; so
+    each look is compared with the best one so far.
     """
-    values = np.ones(1 << 16, np.float32)
 
-    def work(_: int) -> float:
-        start, busy = time.perf_counter(), time.thread_time()
-        while time.perf_counter() - start < seconds:
-            np.sin(values)  # without the lock on Python
-        return (time.thread_time() - busy) / (time.perf_counter() - start)
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+        self.pool = spread_threads(threads)
+        self.best_rate = 0.0
 
-    best = 0.0
-    with spread_threads(threads) as pool:
-        for _ in range(3):
-            best = max(best, sum(pool.map(work, range(threads))) / threads)
-            if best > ENOUGH_SHARE:
-                break
-    return min(best, 1.0)
+    def share(self, seconds: float = 0.02) -> float:
+        """From 0 to 1: of the time, and of the best speed so far. Timings made with much less than 1 are of
+        other people's work as well."""
+
+        def work(_: int) -> tuple[float, float]:
+            values = np.ones(WORK_FLOATS, np.float32)
+            start, busy, count = time.perf_counter(), time.thread_time(), 0
+            while time.perf_counter() - start < seconds:
+                np.sin(values, out=values)  # without the lock on Python
+                count += 1
+            passed = time.perf_counter() - start
+            return (time.thread_time() - busy) / passed, count / passed
+
+        looks = list(self.pool.map(work, range(self.threads)))
+        time_share, rate = (sum(values) / self.threads for values in zip(*looks, strict=True))
+        self.best_rate = max(self.best_rate, rate)
+        return float(min(time_share, rate / self.best_rate))
 
 
 def spread_threads(threads: int) -> ThreadPoolExecutor:
