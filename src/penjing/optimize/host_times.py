@@ -25,7 +25,8 @@ from penjing.optimize.bench.random_artifact import random_artifact
 from penjing.optimize.serving import Request, served_peak_bytes
 from penjing.spec import Spec
 
-STEPS = 40
+STEPS, FIRSTS = 40, 4
+PASSES, APART_SECONDS = 8, 0.05  # what disturbs some does not disturb all
 STREAMS = (1, 16)
 PROMPT_TOKENS, MANY_PROMPT_TOKENS = 8, 512
 VOCABULARY = 1 << 15
@@ -64,8 +65,16 @@ def measure_host(threads: int, isa: str) -> HostTimes:
             prefix_cache=False,
             runner=runner,
         )
-        one, many = (step_seconds(engine, runner, streams) for streams in STREAMS)
-        short, long = (first_seconds(engine, runner, n) for n in (PROMPT_TOKENS, MANY_PROMPT_TOKENS))
+        steps: dict[int, list[float]] = {streams: [] for streams in STREAMS}
+        firsts: dict[int, list[float]] = {tokens: [] for tokens in (PROMPT_TOKENS, MANY_PROMPT_TOKENS)}
+        for _ in range(PASSES):
+            for streams, seconds in steps.items():
+                seconds.extend(step_seconds(engine, runner, streams))
+            for tokens, seconds in firsts.items():
+                seconds.extend(first_seconds(engine, runner, tokens))
+            time.sleep(APART_SECONDS)
+        one, many = (usual(seconds) for seconds in steps.values())
+        short, long = (usual(seconds) for seconds in firsts.values())
         process_bytes = served_peak_bytes(artifact, None, threads, Request([1] * PROMPT_TOKENS, 2))
     each = max(many - one, 0.0) / (STREAMS[1] - STREAMS[0])
     return HostTimes(
@@ -110,26 +119,26 @@ class IdleRunner:
         return out
 
 
-def step_seconds(engine: Engine, runner: IdleRunner, streams: int) -> float:
-    """Of a step in which so many streams decode."""
+def step_seconds(engine: Engine, runner: IdleRunner, streams: int) -> list[float]:
+    """Of steps in which so many streams decode."""
     for _ in range(streams):
         engine.submit([1] * PROMPT_TOKENS, Sampling(max_tokens=STEPS + 2, ignore_eos=True))
     engine.step()
     seconds = []
     while engine.has_work:
         seconds.append(host_seconds(engine, runner))
-    return usual(seconds)
+    return seconds
 
 
-def first_seconds(engine: Engine, runner: IdleRunner, prompt_tokens: int) -> float:
+def first_seconds(engine: Engine, runner: IdleRunner, prompt_tokens: int) -> list[float]:
     """From a prompt's submission to its first token."""
     seconds = []
-    for _ in range(STEPS // 4):
+    for _ in range(FIRSTS):
         start = time.thread_time()
         engine.submit([1] * prompt_tokens, Sampling(max_tokens=1, ignore_eos=True))
         submitted = time.thread_time() - start
         seconds.append(submitted + host_seconds(engine, runner))
-    return usual(seconds)
+    return seconds
 
 
 def host_seconds(engine: Engine, runner: IdleRunner) -> float:
