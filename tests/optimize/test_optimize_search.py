@@ -186,6 +186,7 @@ def test_what_formats_cannot_keep_fewer_parameters_can(
     assert [step.step for step in artifact.manifest.provenance.recipe.steps] == ["prune", "quantize"]
     assert "pruned" in result.chosen
     assert any("removing" in line for line in lines)
+    assert any("with fewer parameters, and no formats yet: +" in line for line in lines)
     again = verify_certificate(tmp_path / "tray", data=own_text, against=checkpoint, threads=2)
     assert again.remeasured is not None
 
