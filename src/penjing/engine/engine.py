@@ -41,7 +41,8 @@ class Engine:
     Single-threaded by design: one thread calls every method. A service gives the engine a thread of its own
     and talks to it through queues.
 
-    tier: the default precision (None: the artifact's best). num_pages: KV pages of 32 tokens (None: a quarter
+    source: a path, which is read into memory, or an open artifact, which is used as it is: decoding is fastest
+    from `Artifact.open(path, in_memory=True)`. tier: the default precision (None: the artifact's best). num_pages: KV pages of 32 tokens (None: a quarter
     of the available memory at most). max_step_tokens: most tokens in one step, at least max_sequences, which
     is how many sequences run at a time. max_queue: most sequences that may wait. max_stretch: how many times
     as long a step may take because of prompts, while answers wait for their next token; infinity makes
