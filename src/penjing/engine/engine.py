@@ -41,14 +41,15 @@ class Engine:
     Single-threaded by design: one thread calls every method. A service gives the engine a thread of its own
     and talks to it through queues.
 
-    source: a path, which is read into memory, or an open artifact, which is used as it is: decoding is fastest
-    from `Artifact.open(path, in_memory=True)`. tier: the default precision (None: the artifact's best). num_pages: KV pages of 32 tokens (None: a quarter
-    of the available memory at most). max_step_tokens: most tokens in one step, at least max_sequences, which
-    is how many sequences run at a time. max_queue: most sequences that may wait. max_stretch: how many times
-    as long a step may take because of prompts, while answers wait for their next token; infinity makes
-    prompts as fast as can be. runner: where to compute, if not on this CPU; `threads` and `isa` are for this
-    CPU, which samples in any case. Raises SpecError for settings that cannot work, a subclass of
-    ArtifactError, and CapacityError if the pages cannot be allocated.
+    source: a path, which is read into memory, or an open artifact, which is used as it is: decoding is
+    fastest from `Artifact.open(path, in_memory=True)`. tier: the default precision (None: the artifact's
+    best). num_pages: KV pages of 32 tokens (None: a quarter of the available memory at most).
+    max_step_tokens: most tokens in one step, at least max_sequences, which is how many sequences run at a
+    time. max_queue: most sequences that may wait. max_stretch: how many times as long a step may take because
+    of prompts, while answers wait for their next token; infinity makes prompts as fast as can be. runner:
+    where to compute, if not on this CPU; `threads` and `isa` are for this CPU, which samples in any case.
+    Raises SpecError for settings that cannot work, a subclass of ArtifactError, and CapacityError if the
+    pages cannot be allocated.
     """
 
     def __init__(
