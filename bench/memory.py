@@ -1,8 +1,8 @@
 """Peak memory of generating and of serving, beside what it must hold: `python bench/memory.py ARTIFACT`.
 
-Peaks are the kernel's own (VmHWM). `artifact` is the bytes of its
-tensors, `KV` those of the pages that the run filled, and `rest` what is left: interpreter, libraries,
-tokenizer, scratch, logits. The promise is a rest of at most 150 MB at 1.1 billion parameters and 16 streams.
+Peaks are the kernel's own (VmHWM). `artifact` is the bytes of its tensors, `KV` those of the pages that the
+run filled, and `rest` what is left: interpreter, libraries, tokenizer, scratch, logits. The promise is a rest
+of at most 150 MB at 1.1 billion parameters and 16 streams.
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ import errno
 import mmap
 import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from io import BufferedReader
 from pathlib import Path
 from typing import Literal
@@ -239,6 +238,8 @@ def map_whole(stream: BufferedReader) -> NDArray[np.uint8]:
 def read_whole(path: Path, size: int) -> NDArray[np.uint8]:
     """A copy of the file in huge pages, read by all threads: memory that nobody had before takes a system
     longer to hand out than to fill. Raises OSError if the file ends early."""
+    from concurrent.futures import ThreadPoolExecutor  # who only maps does without
+
     memory = huge_memory(size)
 
     def read_piece(begin: int) -> None:

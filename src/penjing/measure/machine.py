@@ -8,20 +8,21 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from itertools import cycle
 from pathlib import Path
-from statistics import median
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from penjing import kernels
+from penjing.measure.stopwatch import usual_seconds
 from penjing.spec import Spec
+
+if TYPE_CHECKING:  # takes time to load, and who only counts cores does without
+    from concurrent.futures import ThreadPoolExecutor
 
 CGROUP_ROOT = Path("/sys/fs/cgroup")
 BANDWIDTH_BYTES_PER_CORE = 48 << 20  # beyond the share of any last-level cache that one core may have
-PROBE_SECONDS = 0.15
 WORK_FLOATS = 1 << 15
 PROBE_TOKENS, PROBE_WIDTH, PROBE_GROUP = 512, 1024, 64  # a thread starts in a twentieth of the product
 
@@ -86,10 +87,7 @@ def multiplies_bf16() -> bool:
 
 def measure_read_bandwidth(threads: int) -> float:
     """Bytes a second that `threads` threads read from memory together: a float32 maximum, median of a few."""
-    arrays = [np.ones(BANDWIDTH_BYTES_PER_CORE // 4, np.float32) for _ in range(threads)]
-    with spread_threads(threads) as pool:
-        seconds = _typical_seconds(lambda: list(pool.map(np.max, arrays)))
-    return threads * BANDWIDTH_BYTES_PER_CORE / seconds
+    return threads * BANDWIDTH_BYTES_PER_CORE / usual_seconds(Reading(threads).read)
 
 
 def measure_int8_rate(threads: int) -> float:
@@ -100,7 +98,7 @@ def measure_int8_rate(threads: int) -> float:
     matrix = kernels.Matrix("int8", PROBE_WIDTH, PROBE_WIDTH, PROBE_GROUP, codes, scales, None)
     inputs = np.ones((PROBE_TOKENS, PROBE_WIDTH), np.float32)
     rows = kernels.quantize_rows(inputs, PROBE_GROUP)
-    seconds = _typical_seconds(lambda: kernels.linear_quantized(matrix, rows, threads=threads))
+    seconds = usual_seconds(lambda: kernels.linear_quantized(matrix, rows, threads=threads))
     return 2 * PROBE_TOKENS * PROBE_WIDTH * PROBE_WIDTH / seconds
 
 
@@ -111,6 +109,10 @@ class Reading:
         self.arrays = [np.ones(BANDWIDTH_BYTES_PER_CORE // 4, np.float32) for _ in range(threads)]
         self.pool = spread_threads(threads)
 
+    def read(self) -> None:
+        """One pass of all threads."""
+        list(self.pool.map(np.max, self.arrays))
+
     def bytes_per_second(self) -> float:
         """Of one pass."""
         if len(self.arrays) == 1:  # alone, by processor time: what else runs does not count
@@ -118,7 +120,7 @@ class Reading:
             self.arrays[0].max()
             return BANDWIDTH_BYTES_PER_CORE / (time.thread_time() - start)
         start = time.perf_counter()
-        list(self.pool.map(np.max, self.arrays))
+        self.read()
         return len(self.arrays) * BANDWIDTH_BYTES_PER_CORE / (time.perf_counter() - start)
 
 
@@ -157,21 +159,12 @@ class Processors:
 def spread_threads(threads: int) -> ThreadPoolExecutor:
     """Threads that each keep to a processor of their own, as those of the core do (csrc/threads.cpp): left
     alone, two may share one for a while beside an idle one."""
+    from concurrent.futures import ThreadPoolExecutor
+
     if not hasattr(os, "sched_getaffinity"):
         return ThreadPoolExecutor(threads)
     processors = cycle(sorted(os.sched_getaffinity(0)))
     return ThreadPoolExecutor(threads, initializer=lambda: os.sched_setaffinity(0, {next(processors)}))
-
-
-def _typical_seconds(call: Callable[[], object]) -> float:
-    """The median of at least three calls within the probe time: what lasts, not a lucky moment."""
-    call()
-    seconds: list[float] = []
-    while len(seconds) < 3 or sum(seconds) < PROBE_SECONDS:
-        start = time.perf_counter()
-        call()
-        seconds.append(time.perf_counter() - start)
-    return median(seconds)
 
 
 def _cgroup_directories() -> list[Path]:

@@ -163,7 +163,7 @@ def measure_memory(threads: int, isa: str, rest: RowTimes) -> Memory:
     for nbytes in SIZE_BYTES:
         shape = SMALL.filling(nbytes, 1.03)
         step = step_of(probe_model(shape, stored, threads, isa, rows=1), 1)
-        seconds = usual_seconds(step, clock_of(threads))
+        seconds = usual_seconds(step, clock_of(threads), warm=3, least=9, enough_seconds=0.05)
         found.append((seconds - probe_rest(shape, 1, rest, threads)) / shape.weights)
     slow, fast = max(found[-1], 1e-15), min(found[0], found[-1])
     spread = max(slow - fast, 1e-3 * slow)

@@ -9,7 +9,6 @@ from statistics import median
 Clock = Callable[[], float]
 REPEATS = 5
 ENOUGH_SECONDS = 0.005  # of all repeats of a short call together
-USUAL_REPEATS, USUAL_SECONDS = 12, 0.05
 
 
 def clock_of(threads: int) -> Clock:
@@ -35,14 +34,24 @@ def best_seconds(call: Callable[[], object], most: int = REPEATS, clock: Clock =
     return once
 
 
-def usual_seconds(call: Callable[[], object], clock: Clock) -> float:
-    """The median of many calls after a few that do not count: what caches that others use leave of it."""
+def usual_seconds(
+    call: Callable[[], object],
+    clock: Clock = time.perf_counter,
+    *,
+    warm: int = 1,
+    least: int = 3,
+    enough_seconds: float = 0.15,
+) -> float:
+    """The median of at least so many calls, which take so long together, after `warm` that do not count: what
+    lasts, not a lucky moment."""
+    for _ in range(warm):
+        call()
     seconds: list[float] = []
-    while len(seconds) < USUAL_REPEATS or sum(seconds) < USUAL_SECONDS:
+    while len(seconds) < least or sum(seconds) < enough_seconds:
         start = clock()
         call()
         seconds.append(clock() - start)
-    return median(seconds[USUAL_REPEATS // 4 :])
+    return median(seconds)
 
 
 def less(seconds: float, part: float) -> float:
