@@ -26,6 +26,7 @@ from penjing.models.families import family_named
 from penjing.models.layout import published_name
 from penjing.optimize.compare import ROWS_PER_STEP, compare_engines
 from penjing.optimize.evaluate import Settings, open_engine
+from penjing.optimize.progress import silent
 from penjing.optimize.reference import reference_artifact
 from penjing.spec import Tier
 from quantizers.texts import Windows
@@ -154,7 +155,3 @@ def recall(path: Path) -> Verdict:
     """What was found before."""
     with np.load(path) as found:
         return Verdict(found["kl"], found["delta_nll"], found["lengths"])
-
-
-def silent(done: int, total: int) -> None:
-    """Says nothing of progress."""
